@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Every struct and enum that user space and the programs share, and nothing else.
+ *
+ * User space reads these layouts from the BTF of the compiled object (netaccel/datapath/abi.py); the
+ * records of netaccel/records.py carry the same names. Rules: no bitfields, no unions, no nested
+ * structs, padding named and zeroed. Addresses are 16 bytes, IPv4 mapped (::ffff:a.b.c.d), in network
+ * byte order, except in the keys of the two IPv4 tables that are read for every packet.
+ * Fields of type __be16 and __be32 are in network byte order, everything else in the host's.
+ */
+#ifndef NETACCEL_ABI_H
+#define NETACCEL_ABI_H
+
+#include <linux/types.h>
+
+#define ADDR_LEN 16
+#define NAME_LEN 64 /* a DNS label of 63 octets and its NUL */
+
+/* ------------------------------------------------------------------ enums */
+
+/* Why a packet or a call was not carried. Its name, lower case and without the prefix, is the label
+ * of the metric; a new reason needs no change outside the programs. */
+enum drop_reason {
+	DROP_NONE = 0,
+	DROP_NO_BACKEND,       /* the Service has no usable endpoint anywhere: refused */
+	DROP_NO_LOCAL_BACKEND, /* a Local traffic policy and no endpoint on this node: silent */
+	DROP_NO_SUCH_PORT,     /* a Service's address, a port it doesn't have: refused */
+	DROP_SOURCE_RANGE,     /* the client is outside loadBalancerSourceRanges */
+	DROP_BACKEND_GONE,     /* an established TCP flow to a removed backend: reset */
+	DROP_SNAT_EXHAUSTED,   /* no free source port towards that backend: refused */
+	DROP_FLOW_LIMIT,       /* more new flows a second than the limiter admits */
+	DROP_FLOW_TABLE,       /* the flow could not be stored */
+	DROP_FLOW_CLASH,       /* another flow owns the reply tuple */
+	DROP_FRAGMENT,         /* a fragment whose first fragment was not seen */
+	DROP_TOO_BIG,          /* larger than the next hop's MTU: ICMP sent where the packet allows it */
+	DROP_HOP_LIMIT,        /* hop limit exhausted: ICMP time exceeded */
+	DROP_MALFORMED,        /* a rewrite found less packet than its headers promise */
+	DROP_NO_ROUTE,         /* no route or neighbour towards the backend or the client */
+	DROP_PORT_RESERVED,    /* bind() to a frontend's node port */
+	DROP_REWRITE,          /* a helper refused a rewrite */
+	DROP_REASONS,          /* count of the above, keep last */
+};
+
+/* How a connection travels (design: path). */
+enum flow_path {
+	PATH_SOCKET = 0,
+	PATH_XDP,
+	PATH_TC,
+	PATH_PEER,
+	PATH_STACK,
+	PATHS, /* count, keep last */
+};
+
+enum frontend_kind {
+	FRONTEND_CLUSTER_IP = 1,
+	FRONTEND_NODE_PORT,
+	FRONTEND_LOAD_BALANCER,
+	FRONTEND_EXTERNAL_IP,
+	FRONTEND_HOST_PORT,
+	FRONTEND_WILDCARD,      /* port 0, protocol 0: a Service's address; other ports are refused */
+	FRONTEND_RESERVED_PORT, /* address ::, a node port: bind() to the unspecified address is refused */
+};
+
+enum frontend_flag {
+	FRONTEND_WIRE_LOCAL = 1,     /* the wire table holds backends of this node only; no SNAT */
+	FRONTEND_WIRE_DROP = 2,      /* an empty wire table drops silently; else it refuses */
+	FRONTEND_POD_LOCAL = 4,      /* the pod table holds backends of this node only */
+	FRONTEND_POD_DROP = 8,       /* an empty pod table drops silently; else it refuses */
+	FRONTEND_AFFINITY = 16,      /* sessionAffinity: ClientIP */
+	FRONTEND_SOURCE_RANGES = 32, /* clients must match source_ranges */
+	FRONTEND_NODE_ALLOWED = 64,  /* the node itself is inside the source ranges */
+	FRONTEND_DSR = 128,          /* room: direct server return */
+};
+
+enum backend_state {
+	BACKEND_FREE = 0, /* the slot is unused, or its backend was removed */
+	BACKEND_ACTIVE,
+	BACKEND_TERMINATING, /* serving established flows; new ones only where nothing is active */
+	BACKEND_NOT_READY,
+};
+
+enum backend_flag {
+	BACKEND_LOCAL = 1, /* on this node: never SNATed, goes up the stack */
+};
+
+enum flow_direction {
+	FLOW_FORWARD = 0, /* key: client to frontend */
+	FLOW_REVERSE,     /* key: backend to the (possibly translated) client */
+};
+
+enum flow_state {
+	FLOW_UNREPLIED = 0, /* UDP, first packets; replies not yet seen */
+	FLOW_SYN,           /* TCP, SYN seen */
+	FLOW_ESTABLISHED,   /* TCP with an ACK from the client; UDP with a reply */
+	FLOW_CLOSING,       /* a FIN */
+	FLOW_RESET,         /* an RST */
+	FLOW_STATES,        /* count, keep last */
+};
+
+enum flow_flag {
+	FLOW_SNAT = 1,     /* the client's address or port is translated too */
+	FLOW_LOCAL = 2,    /* the backend is on this node: up the stack after rewriting */
+	FLOW_FROM_POD = 4, /* opened through a pod device; the reply is translated there */
+	FLOW_HAIRPIN = 8,  /* client and backend are one pod */
+};
+
+enum counter_direction {
+	COUNT_REQUEST = 0,
+	COUNT_REPLY,
+	COUNT_DIRECTIONS, /* count, keep last */
+};
+
+/* Index into the map `counters`: what is counted per node and not per Service. */
+enum counter {
+	COUNTER_FLOW4_INSERT = 0,
+	COUNTER_FLOW4_DELETE,
+	COUNTER_FLOW6_INSERT,
+	COUNTER_FLOW6_DELETE,
+	COUNTER_SOCK_NAT_INSERT,
+	COUNTER_SOCK_NAT_DELETE,
+	COUNTER_SOCK_UDP_INSERT,
+	COUNTER_SOCK_UDP_DELETE,
+	COUNTER_AFFINITY_INSERT,
+	COUNTER_AFFINITY_DELETE,
+	COUNTER_FRAGMENT_INSERT,
+	COUNTER_XDP_TO_TC,     /* XDP could not finish and passed the packet untouched */
+	COUNTER_SNAT_RETRY,    /* a source port was taken and another was tried */
+	COUNTER_FLOW_REPAIRED, /* one half of a flow was lost and put back */
+	COUNTER_ICMP_TRANSLATED,
+	COUNTER_SOCK_DESTROYED,
+	COUNTERS, /* count, keep last */
+};
+
+/* ------------------------------------------------------- keys and values */
+
+/* A range of the flat map `maglev` is (offset, length); length 0: no usable backend. */
+
+struct frontend4_key {
+	__be32 addr;
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct frontend6_key {
+	__u8 addr[ADDR_LEN];
+	__be16 port;
+	__u8 proto;
+	__u8 pad;
+};
+
+struct frontend {
+	__u32 service;     /* id of the service port: index of service_counters, key of services */
+	__u16 flags;       /* enum frontend_flag */
+	__u8 kind;         /* enum frontend_kind */
+	__u8 zone;         /* room: topology hints */
+	__u32 wire_offset; /* backends for clients from outside this node */
+	__u32 wire_length;
+	__u32 pod_offset; /* backends for this node's pods and the node itself */
+	__u32 pod_length;
+	__u32 affinity_timeout; /* seconds */
+	__u32 pad;
+};
+
+struct service { /* names of a service port, so that the maps alone can be read */
+	char namespace[NAME_LEN];
+	char name[NAME_LEN];
+	char port_name[NAME_LEN]; /* "" where the Service's only port has no name */
+	__be16 port;              /* the Service's port */
+	__u8 proto;
+	__u8 family; /* AF_INET or AF_INET6 */
+	__u32 pad;
+};
+
+struct backend {
+	__u8 addr[ADDR_LEN];
+	__be16 port;
+	__u8 proto;
+	__u8 state;   /* enum backend_state */
+	__u8 flags;   /* enum backend_flag */
+	__u8 zone;    /* room: topology hints */
+	__u16 weight; /* room: 0 means 1 */
+	__u32 service;
+	__u32 generation; /* of this slot: a flow or socket that holds another one is stale */
+};
+
+struct source_range_key { /* longest prefix match; prefix_length counts service's 32 bits too */
+	__u32 prefix_length;
+	__u32 service;
+	__u8 addr[ADDR_LEN];
+};
+
+struct source_range {
+	__u32 allowed; /* 1 */
+};
+
+struct affinity_key {
+	__u8 client[ADDR_LEN]; /* an address, or a netns cookie in the first eight bytes */
+	__u32 service;
+	__u32 from_socket; /* 1: client is a netns cookie */
+};
+
+struct affinity {
+	__u32 backend;
+	__u32 generation;
+	__u32 seen; /* jiffies */
+	__u32 pad;
+};
+
+struct flow4_key {
+	__be32 src;
+	__be32 dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 direction; /* enum flow_direction */
+	__u16 pad;
+};
+
+struct flow6_key {
+	__u8 src[ADDR_LEN];
+	__u8 dst[ADDR_LEN];
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 direction;
+	__u16 pad;
+};
+
+/* One half of a translated flow. The new tuple is what the packet leaves with, so either half can be
+ * rebuilt from the other. */
+struct flow {
+	__u8 new_src[ADDR_LEN];
+	__u8 new_dst[ADDR_LEN];
+	__be16 new_sport;
+	__be16 new_dport;
+	__u32 service;
+	__u32 backend;
+	__u32 generation;
+	__u32 seen;      /* jiffies of the last packet, low 32 bits */
+	__u32 repaired;  /* jiffies of the last look at the other half */
+	__u8 state;      /* enum flow_state */
+	__u8 flags;      /* enum flow_flag */
+	__u8 path;       /* enum flow_path that opened it */
+	__u8 hop_dst[6]; /* next hop: Ethernet addresses, ... */
+	__u8 hop_src[6];
+	__u8 pad[3];
+	__u32 hop_ifindex; /* ... device (0: not known), ... */
+	__u32 hop_seen;    /* ... jiffies of the route look-up, ... */
+	__u32 hop_mtu;     /* ... and the MTU it gave */
+};
+
+struct fragment_key {
+	__u8 src[ADDR_LEN];
+	__u8 dst[ADDR_LEN];
+	__u32 id;
+	__u8 proto;
+	__u8 pad[3];
+};
+
+struct fragment {
+	__be16 sport;
+	__be16 dport;
+};
+
+struct sock_nat_key { /* a socket's translated peer */
+	__u64 cookie;
+	__u8 backend_addr[ADDR_LEN];
+	__be16 backend_port;
+	__u8 proto;
+	__u8 pad[5];
+};
+
+struct sock_nat {
+	__u8 addr[ADDR_LEN]; /* the frontend that the application named */
+	__be16 port;
+	__u16 pad;
+	__u32 service;
+	__u32 backend;
+	__u32 generation;
+};
+
+struct sock_udp_key { /* an unconnected UDP socket's choice for one frontend */
+	__u64 cookie;
+	__u8 addr[ADDR_LEN];
+	__be16 port;
+	__u8 pad[6];
+};
+
+struct sock_udp {
+	__u32 backend;
+	__u32 generation;
+};
+
+struct node { /* this node's addresses: the source of SNAT; zero where it has none */
+	__u8 addr4[ADDR_LEN];
+	__u8 addr6[ADDR_LEN];
+};
+
+struct traffic { /* per CPU */
+	__u64 packets;
+	__u64 bytes;
+};
+
+struct service_counters { /* per CPU */
+	__u64 xdp_request_packets;
+	__u64 xdp_request_bytes;
+	__u64 xdp_reply_packets;
+	__u64 xdp_reply_bytes;
+	__u64 tc_request_packets;
+	__u64 tc_request_bytes;
+	__u64 tc_reply_packets;
+	__u64 tc_reply_bytes;
+	__u64 connects; /* connect() and first sendmsg() translated at the socket */
+	__u64 refused;
+};
+
+struct limiter {    /* per CPU: new flows admitted in this tick */
+	__u32 tick; /* jiffies */
+	__u32 admitted;
+};
+
+/* ------------------------------------------------ constants set before load */
+
+struct settings {
+	__u64 node_cookie; /* SO_NETNS_COOKIE of the node's namespace; 0: unknown */
+	__u32 hz;          /* jiffies a second */
+	__u32 syn_timeout; /* seconds, all timeouts */
+	__u32 established_timeout;
+	__u32 closing_timeout;
+	__u32 unreplied_timeout;
+	__u32 udp_timeout;
+	__u32 new_flows_per_tick; /* per CPU; 0: no limit */
+	__u16 snat_first;         /* first port for SNAT, host byte order */
+	__u16 snat_count;
+	__u32 has_retval;     /* bpf_set_retval is there: refusals have their own errno */
+	__u32 uplink_is_veth; /* room for what a driver can't do */
+};
+
+#endif

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* What parse.h learns of a packet and every later stage reads. */
+#ifndef NETACCEL_PACKET_H
+#define NETACCEL_PACKET_H
+
+#include <linux/types.h>
+
+/* 16 bytes as words, so that copies and comparisons are cheap; IPv4 mapped, network byte order. */
+struct addr {
+	__be32 w[4];
+};
+
+struct tuple {
+	struct addr src;
+	struct addr dst;
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+};
+
+#define PACKET_FRAGMENT 1       /* any fragment */
+#define PACKET_LATER_FRAGMENT 2 /* not the first: no transport header */
+#define PACKET_ICMP_ERROR 4     /* quotes another packet */
+
+struct packet {
+	struct tuple tuple;
+	__u16 l3; /* offsets from the start of the frame */
+	__u16 l4;
+	__u16 l4_len;  /* bytes of header that are there to be read */
+	__u16 tot_len; /* of the IP packet, for MTU and counters */
+	__u8 family;   /* AF_INET or AF_INET6; a constant in each instance */
+	__u8 flags;
+	__u8 tcp_flags; /* byte 13 of the TCP header */
+	__u8 hop_limit;
+	__u32 fragment_id;
+};
+
+#define TCP_FIN 1
+#define TCP_SYN 2
+#define TCP_RST 4
+#define TCP_ACK 16
+
+#endif

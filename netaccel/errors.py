@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error that netaccel raises on purpose.
+
+::
+
+    NetaccelError
+    ├── ConfigError            a flag, variable or file of settings
+    ├── ObjectError            a Kubernetes object that can't be used: where in it, and why
+    ├── CapacityError          what does not fit: a full map, no free id, no free range
+    ├── AbiError               the objects' BTF and the records disagree
+    └── DatapathError          the kernel refused something
+        ├── VerifierError      ... a program; keeps the verifier's whole log
+        ├── AttachError        ... a hook: busy, absent, or not possible on that device
+        ├── MapFullError       ... an entry, because the map is full (E2BIG, ENOSPC, ENOMEM)
+        └── UnsupportedError   ... a feature that this kernel lacks
+
+A message says what, where and the remedy in one line. Causes are chained.
+"""
+
+from __future__ import annotations
+
+
+class NetaccelError(Exception):
+    """Base of all errors below; its text is fit for a person."""
+
+
+class ConfigError(NetaccelError):
+    """A setting is missing or wrong."""
+
+
+class ObjectError(NetaccelError):
+    """An object failed validation at ``path`` (as ``spec.ports[0].port``) for ``reason``."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path}: {reason}" if path else reason)
+        self.path = path
+        self.reason = reason
+
+
+class CapacityError(NetaccelError):
+    """Something does not fit; the old state stays in force."""
+
+
+class AbiError(NetaccelError):
+    """A struct of the object's BTF and its record differ; the build and the package don't match."""
+
+
+class DatapathError(NetaccelError):
+    """The kernel refused a call. ``errno`` is the kernel's, 0 where there is none."""
+
+    def __init__(self, message: str, errno: int = 0) -> None:
+        super().__init__(message)
+        self.errno = errno
+
+
+class VerifierError(DatapathError):
+    """A program was refused; ``log`` is the verifier's, whole."""
+
+    def __init__(self, message: str, errno: int, log: str) -> None:
+        super().__init__(message, errno)
+        self.log = log
+
+
+class AttachError(DatapathError):
+    """A hook could not be taken."""
+
+
+class MapFullError(DatapathError):
+    """A map has no room; ``written`` entries of the batch went in before it."""
+
+    def __init__(self, message: str, errno: int, written: int = 0) -> None:
+        super().__init__(message, errno)
+        self.written = written
+
+
+class UnsupportedError(DatapathError):
+    """This kernel or library lacks a feature; the message names it and what is used instead."""

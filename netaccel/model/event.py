@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a source tells: typed events, the same from files and from an API server."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod
+from netaccel.model.service import Service
+
+Object = Service | EndpointSlice | Pod | Node | Namespace
+
+
+class ObjectKey(NamedTuple):
+    """Kind, namespace ("" where the kind has none) and name."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upsert:
+    """The object is there and valid; it replaces what was there, and ends a rejection of it."""
+
+    key: ObjectKey
+    object: Object
+    received: float
+    """time.monotonic() at which the source had read it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The object is gone."""
+
+    key: ObjectKey
+    received: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The object can't be used; its last good version stays in force.
+
+    ``origin``: the file (and document) or the API's resource. ``path``: where in the object. ``key`` is
+    None where not even that could be read.
+    """
+
+    key: ObjectKey | None
+    origin: str
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Forgive:
+    """An earlier rejection with this origin and key no longer holds and nothing replaces it (file mended or gone)."""
+
+    key: ObjectKey | None
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """All that existed when the source started has been told."""
+
+
+Event = Upsert | Delete | Reject | Forgive | Synced
+
+
+class Source(Protocol):
+    """Where objects come from. Implemented by manifests and by Kubernetes."""
+
+    def events(self) -> AsyncIterator[tuple[Event, ...]]:
+        """Batches in order, for ever; the first ones end with Synced. Never raises for a bad object."""
+        ...
