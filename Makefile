@@ -1,4 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-.PHONY: bpf
+# make demo | test | bench | lint | bpf | wheel | clean        (demo, test and bench as root)
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+BIN := .venv/bin
+WORKERS ?= 4
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo [KEEP=1]   a lab of three nodes, example Services, every path shown; KEEP=1 leaves it up
+demo: run-setup bpf
+	@KEEP="$(KEEP)" $(BIN)/netaccel lab demo
+
+## make test            every test: units, properties, programs in the kernel, the lab end to end
+test: dev-setup bpf
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+## make bench [PART=…]  the budgets, each beside a floor or a peer in the same run
+bench: bench-setup bpf
+	$(BIN)/python -m bench $(PART)
+
+## make soak            agent killed and restarted 1,000 times under load
+soak: dev-setup bpf
+	$(BIN)/python -m bench.soak
+
+## make lint            ruff, mypy, import layers, clang-format
+lint: dev-setup bpf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	clang-format --dry-run --Werror bpf/include/*.h bpf/*/*.c
+
+## make format          put right what lint would say of layout
+format: dev-setup
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+	clang-format -i bpf/include/*.h bpf/*/*.c
+
+## make bpf             compile the BPF programs (seconds)
 bpf:
 	@$(MAKE) --no-print-directory -C bpf
+
+## make wheel           dist/netaccel-*.whl with the compiled programs inside
+wheel: dev-setup
+	$(BIN)/pip wheel -q --disable-pip-version-check --no-deps -w dist .
+
+## make clean           remove what was built
+clean:
+	@$(MAKE) --no-print-directory -C bpf clean
+	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+run-setup dev-setup bench-setup: %-setup:
+	@scripts/setup $*
+
+.PHONY: help demo test bench soak lint format bpf wheel clean run-setup dev-setup bench-setup
