@@ -173,7 +173,7 @@ class Settings(_Frozen):
     def _check(self) -> Settings:
         if self.snat_ports.overlaps(self.node_port_range):
             raise ValueError(
-                f"snatPorts {self.snat_ports} overlap nodePortRange {self.node_port_range}: give another range"
+                f"snatPorts {self.snat_ports} overlap nodePortRange {self.node_port_range}: give another"
             )
         return self
 
