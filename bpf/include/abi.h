@@ -244,7 +244,7 @@ struct flow {
 	__u8 path;       /* enum flow_path that opened it */
 	__u8 hop_dst[6]; /* next hop: Ethernet addresses, ... */
 	__u8 hop_src[6];
-	__u8 pad[3];
+	__u8 pad[5];
 	__u32 hop_ifindex; /* ... device (0: not known), ... */
 	__u32 hop_seen;    /* ... jiffies of the route look-up, ... */
 	__u32 hop_mtu;     /* ... and the MTU it gave */
@@ -263,7 +263,28 @@ struct fragment {
 	__be16 dport;
 };
 
-struct sock_nat_key { /* a socket's translated peer */
+/* What socket load balancing gave a socket. Kept with the socket itself (BPF_MAP_TYPE_SK_STORAGE): it
+ * goes when the socket goes, and nothing evicts it. */
+struct sock_peer {
+	__u8 addr[ADDR_LEN]; /* the frontend that the application named in connect(); port 0: none */
+	__u8 backend_addr[ADDR_LEN];
+	__be16 port;
+	__be16 backend_port;
+	__u32 service;
+	__u32 backend;
+	__u32 generation;
+	__u32 unconnected; /* 1: sock_nat holds translations of this socket as well */
+};
+
+struct sock_place { /* where a socket is: precedes its sock_peer in what the iterator writes */
+	__u64 cookie;
+	__u32 netns; /* inode of its network namespace, as in /proc/PID/ns/net */
+	__u8 proto;
+	__u8 stale; /* 1: it is connected to a backend that was removed */
+	__u16 pad;
+};
+
+struct sock_nat_key { /* a peer of an unconnected UDP socket */
 	__u64 cookie;
 	__u8 backend_addr[ADDR_LEN];
 	__be16 backend_port;
