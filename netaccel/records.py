@@ -141,6 +141,28 @@ class Fragment(NamedTuple):
     dport: int
 
 
+class SockPeer(NamedTuple):
+    """Value of ``sock_peer`` (key: a socket). ``port`` 0: not connected to a frontend."""
+
+    addr: bytes
+    backend_addr: bytes
+    port: int
+    backend_port: int
+    service: int
+    backend: int
+    generation: int
+    unconnected: int
+
+
+class SockPlace(NamedTuple):
+    """Where a socket is; ``netns`` is the inode of its network namespace."""
+
+    cookie: int
+    netns: int
+    proto: int
+    stale: int
+
+
 class SockNatKey(NamedTuple):
     """Key of ``sock_nat``."""
 

@@ -105,8 +105,18 @@ struct {
 	__type(value, struct fragment);
 } fragments SEC(".maps");
 
-/* Translated peers of sockets. Writer: connect and sendmsg programs. Reader: recvmsg, getpeername, the
- * socket iterators, user space. Full: the coldest goes; its socket's application then sees the backend. */
+/* Translated peers of connected sockets, kept with each socket: no key to hash, nothing to evict, gone with
+ * the socket. Writer: connect and sendmsg programs. Reader: recvmsg, getpeername, the socket iterators; user
+ * space through the iterator (it has no keys to walk). Full: that socket's optmem; the call is refused. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct sock_peer);
+} sock_peer SEC(".maps");
+
+/* Translated peers of unconnected UDP sockets, which may have many. Writer: sendmsg programs. Reader:
+ * recvmsg programs, user space. Full: the coldest goes; its socket's application then sees the backend. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);
