@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m bench [PART …]``: run the parts, print tables, append JSON lines to build/bench.jsonl.
+
+Exit status 1 if a budget was missed.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+from bench import results
+
+PARTS = {
+    "packets": "XDP and TC, ns a packet, over a floor",
+    "connect": "connect() through socket LB against direct",
+    "control": "cold start, one endpoint's change, memory",
+    "start": "agent start to first program and to ready, idle CPU",
+    "nodeport": "packets and requests a second through a NodePort, against nftables",
+}
+
+
+def main(wanted: list[str]) -> int:
+    unknown = [p for p in wanted if p not in PARTS]
+    if unknown or os.geteuid() != 0:
+        print(f"bench: no such part: {', '.join(unknown)}" if unknown else "bench: run as root", file=sys.stderr)
+        print("parts:", *(f"  {name:10} {what}" for name, what in PARTS.items()), sep="\n", file=sys.stderr)
+        return 2
+    missed = 0
+    for part in wanted or PARTS:
+        found = importlib.import_module(f"bench.{part}").run()
+        results.show(PARTS[part], found)
+        results.write(found, Path("build/bench.jsonl"))
+        missed += sum(r.ok is False for r in found)
+        print(flush=True)
+    print(f"bench: {missed} budgets missed" if missed else "bench: every budget met")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
