@@ -48,7 +48,7 @@ def http_option(command: _F) -> _F:
 
 
 def examples(*lines: str) -> str:
-    """Lay out a command's examples for its ``epilog``; click leaves what follows ``\\b`` as it is."""
+    """Lay out a command's examples for its ``epilog``; click does not wrap them."""
     return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
