@@ -8,6 +8,7 @@
     ├── ObjectError            a Kubernetes object that can't be used: where in it, and why
     ├── CapacityError          what does not fit: a full map, no free id, no free range
     ├── AbiError               the objects' BTF and the records disagree
+    ├── LabError               the lab can't do what was asked
     └── DatapathError          the kernel refused something
         ├── VerifierError      ... a program; keeps the verifier's whole log
         ├── AttachError        ... a hook: busy, absent, or not possible on that device
@@ -43,6 +44,10 @@ class CapacityError(NetaccelError):
 
 class AbiError(NetaccelError):
     """A struct of the object's BTF and its record differ; the build and the package don't match."""
+
+
+class LabError(NetaccelError):
+    """The lab is not up, is half there, or a tool that builds it failed."""
 
 
 class DatapathError(NetaccelError):
