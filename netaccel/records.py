@@ -139,6 +139,7 @@ class Fragment(NamedTuple):
 
     sport: int
     dport: int
+    seen: int
 
 
 class SockPeer(NamedTuple):

@@ -261,6 +261,7 @@ struct fragment_key {
 struct fragment {
 	__be16 sport;
 	__be16 dport;
+	__u32 seen; /* jiffies of the first fragment */
 };
 
 /* What socket load balancing gave a socket. Kept with the socket itself (BPF_MAP_TYPE_SK_STORAGE): it
@@ -336,8 +337,8 @@ struct service_counters { /* per CPU */
 	__u64 refused;
 };
 
-struct limiter {    /* per CPU: new flows admitted in this tick */
-	__u32 tick; /* jiffies */
+struct limiter {    /* per CPU: what was admitted in this tick */
+	__u32 tick; /* new flows: jiffies; replies: seconds */
 	__u32 admitted;
 };
 

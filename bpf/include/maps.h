@@ -166,12 +166,23 @@ struct {
 	__type(value, __u64);
 } counters SEC(".maps");
 
-/* The limiter of new flows. Writer, reader: XDP and TC programs, each CPU its own. Never full. */
+/* Limiters. Writer, reader: XDP and TC programs, each CPU its own. Never full. */
+#define LIMIT_FLOWS 0   /* new flows */
+#define LIMIT_REPLIES 1 /* ICMP errors that programs send */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, struct limiter);
 } limiter SEC(".maps");
+
+/* Where TC programs compose an ICMP error: larger than their stack. Holds nothing between packets. */
+#define REPLY_SCRATCH_LEN 1248
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, REPLY_SCRATCH_LEN);
+} reply_scratch SEC(".maps");
 
 #endif
