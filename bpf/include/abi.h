@@ -242,9 +242,9 @@ struct flow {
 	__u8 state;      /* enum flow_state */
 	__u8 flags;      /* enum flow_flag */
 	__u8 path;       /* enum flow_path that opened it */
-	__u8 hop_dst[6]; /* next hop: Ethernet addresses, ... */
+	__u8 pad;
+	__u8 hop_dst[6]; /* next hop: Ethernet addresses (as they follow each other in a frame), ... */
 	__u8 hop_src[6];
-	__u8 pad[5];
 	__u32 hop_ifindex; /* ... device (0: not known), ... */
 	__u32 hop_seen;    /* ... jiffies of the route look-up, ... */
 	__u32 hop_mtu;     /* ... and the MTU it gave */
