@@ -177,7 +177,7 @@ struct {
 } limiter SEC(".maps");
 
 /* Where TC programs compose an ICMP error: larger than their stack. Holds nothing between packets. */
-#define REPLY_SCRATCH_LEN 1248
+#define REPLY_SCRATCH_LEN 1536 /* three chunks of 512 to sum */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
