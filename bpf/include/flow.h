@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * Conntrack: the two halves of a translated flow. Reads and writes flows4, flows6, limiter.
+ *
+ * Each half says what its packets become, so either rebuilds the other: the halves live in an LRU map,
+ * which may evict one of them. Times are the low 32 bits of jiffies.
+ */
+#ifndef NETACCEL_FLOW_H
+#define NETACCEL_FLOW_H
+
+#include "backend.h"
+#include "count.h"
+#include "maps.h"
+#include "packet.h"
+#include "parse.h"
+#include "settings.h"
+
+static __always_inline int addr_equal(int family, const struct addr *a, const struct addr *b)
+{
+	if (family == AF_INET)
+		return a->w[3] == b->w[3];
+	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+}
+
+/* -------------------------------------------------------------------- entries */
+
+static __always_inline struct flow *flow_find(int family, const struct tuple *t, __u8 direction)
+{
+	if (family == AF_INET) {
+		struct flow4_key key = {
+			.src = t->src.w[3],
+			.dst = t->dst.w[3],
+			.sport = t->sport,
+			.dport = t->dport,
+			.proto = t->proto,
+			.direction = direction,
+		};
+
+		return bpf_map_lookup_elem(&flows4, &key);
+	} else {
+		struct flow6_key key = {
+			.sport = t->sport,
+			.dport = t->dport,
+			.proto = t->proto,
+			.direction = direction,
+		};
+
+		__builtin_memcpy(key.src, &t->src, ADDR_LEN);
+		__builtin_memcpy(key.dst, &t->dst, ADDR_LEN);
+		return bpf_map_lookup_elem(&flows6, &key);
+	}
+}
+
+/* bpf_map_update_elem's result; counts what BPF_NOEXIST added. */
+static __always_inline long flow_store(int family, const struct tuple *t, __u8 direction,
+				       const struct flow *f, __u64 flags)
+{
+	long err;
+
+	if (family == AF_INET) {
+		struct flow4_key key = {
+			.src = t->src.w[3],
+			.dst = t->dst.w[3],
+			.sport = t->sport,
+			.dport = t->dport,
+			.proto = t->proto,
+			.direction = direction,
+		};
+
+		err = bpf_map_update_elem(&flows4, &key, f, flags);
+	} else {
+		struct flow6_key key = {
+			.sport = t->sport,
+			.dport = t->dport,
+			.proto = t->proto,
+			.direction = direction,
+		};
+
+		__builtin_memcpy(key.src, &t->src, ADDR_LEN);
+		__builtin_memcpy(key.dst, &t->dst, ADDR_LEN);
+		err = bpf_map_update_elem(&flows6, &key, f, flags);
+	}
+	if (!err && flags == BPF_NOEXIST)
+		count(family == AF_INET ? COUNTER_FLOW4_INSERT : COUNTER_FLOW6_INSERT);
+	return err;
+}
+
+static __always_inline void flow_delete(int family, const struct tuple *t, __u8 direction)
+{
+	long err;
+
+	if (family == AF_INET) {
+		struct flow4_key key = {
+			.src = t->src.w[3],
+			.dst = t->dst.w[3],
+			.sport = t->sport,
+			.dport = t->dport,
+			.proto = t->proto,
+			.direction = direction,
+		};
+
+		err = bpf_map_delete_elem(&flows4, &key);
+	} else {
+		struct flow6_key key = {
+			.sport = t->sport,
+			.dport = t->dport,
+			.proto = t->proto,
+			.direction = direction,
+		};
+
+		__builtin_memcpy(key.src, &t->src, ADDR_LEN);
+		__builtin_memcpy(key.dst, &t->dst, ADDR_LEN);
+		err = bpf_map_delete_elem(&flows6, &key);
+	}
+	if (!err)
+		count(family == AF_INET ? COUNTER_FLOW4_DELETE : COUNTER_FLOW6_DELETE);
+}
+
+/* ------------------------------------------------------------- the other half */
+
+/* What the packets of *t are translated to. */
+static __always_inline void flow_new_tuple(const struct tuple *t, const struct flow *f, struct tuple *new)
+{
+	__builtin_memcpy(&new->src, f->new_src, ADDR_LEN);
+	__builtin_memcpy(&new->dst, f->new_dst, ADDR_LEN);
+	new->sport = f->new_sport;
+	new->dport = f->new_dport;
+	new->proto = t->proto;
+}
+
+/* The key of the other half: packets that answer what *t is translated to. */
+static __always_inline void flow_other_tuple(const struct tuple *t, const struct flow *f, struct tuple *other)
+{
+	__builtin_memcpy(&other->src, f->new_dst, ADDR_LEN);
+	__builtin_memcpy(&other->dst, f->new_src, ADDR_LEN);
+	other->sport = f->new_dport;
+	other->dport = f->new_sport;
+	other->proto = t->proto;
+}
+
+/* The value of the other half: its packets become answers to *t. */
+static __always_inline void flow_other_value(const struct tuple *t, const struct flow *f, struct flow *other)
+{
+	*other = *f;
+	__builtin_memcpy(other->new_src, &t->dst, ADDR_LEN);
+	__builtin_memcpy(other->new_dst, &t->src, ADDR_LEN);
+	other->new_sport = t->dport;
+	other->new_dport = t->sport;
+	other->hop_ifindex = 0;
+}
+
+/* 1 where `other`, found under the key of the other half, answers *t and nothing else. */
+static __always_inline int flow_is_pair(int family, const struct tuple *t, const struct flow *other)
+{
+	return other->new_sport == t->dport && other->new_dport == t->sport &&
+	       addr_equal(family, (const struct addr *)other->new_src, &t->dst) &&
+	       addr_equal(family, (const struct addr *)other->new_dst, &t->src);
+}
+
+/* ----------------------------------------------------------- states and times */
+
+/* Jiffies without a packet after which the entry means nothing. */
+static __always_inline __u32 flow_timeout(__u8 state, __u8 proto)
+{
+	switch (state) {
+	case FLOW_UNREPLIED:
+		return settings.unreplied_timeout * settings.hz;
+	case FLOW_SYN:
+		return settings.syn_timeout * settings.hz;
+	case FLOW_ESTABLISHED:
+		return (proto == IPPROTO_TCP ? settings.established_timeout : settings.udp_timeout) *
+		       settings.hz;
+	default:
+		return settings.closing_timeout * settings.hz;
+	}
+}
+
+static __always_inline int flow_expired(const struct flow *f, __u8 proto, __u32 now)
+{
+	return now - f->seen > flow_timeout(f->state, proto);
+}
+
+/* The state of a flow whose first packet this is. A flow that was forgotten starts in the middle. */
+static __always_inline __u8 flow_first_state(const struct packet *p)
+{
+	if (p->tuple.proto != IPPROTO_TCP)
+		return FLOW_UNREPLIED;
+	if (p->tcp_flags & TCP_RST)
+		return FLOW_RESET;
+	if (p->tcp_flags & TCP_FIN)
+		return FLOW_CLOSING;
+	return p->tcp_flags & TCP_SYN ? FLOW_SYN : FLOW_ESTABLISHED;
+}
+
+static __always_inline __u8 flow_next_state(__u8 state, const struct packet *p, __u8 direction)
+{
+	if (p->tuple.proto != IPPROTO_TCP)
+		return direction == FLOW_REVERSE && state == FLOW_UNREPLIED ? FLOW_ESTABLISHED : state;
+	if (p->tcp_flags & (TCP_RST | TCP_FIN | TCP_SYN)) {
+		if (p->tcp_flags & TCP_RST)
+			return FLOW_RESET;
+		if (p->tcp_flags & TCP_FIN && state < FLOW_CLOSING)
+			return FLOW_CLOSING;
+		return state;
+	}
+	return direction == FLOW_FORWARD && state == FLOW_SYN ? FLOW_ESTABLISHED : state;
+}
+
+/* The other half hears of a new state and of recent traffic, and comes back if it was evicted. */
+static __always_inline int flow_sync(int family, const struct tuple *t, __u8 direction, struct flow *f,
+				     __u8 state, __u32 now)
+{
+	struct flow *found, lost;
+	struct tuple other;
+
+	flow_other_tuple(t, f, &other);
+	found = flow_find(family, &other, !direction);
+	if (found) {
+		if (!flow_is_pair(family, t, found))
+			return DROP_FLOW_CLASH; /* evicted, and its tuple given to another flow */
+		found->state = state;
+		found->seen = now;
+	} else {
+		flow_other_value(t, f, &lost);
+		lost.state = state;
+		lost.repaired = now;
+		if (flow_store(family, &other, !direction, &lost, BPF_NOEXIST))
+			return 0; /* next time */
+		count(COUNTER_FLOW_REPAIRED);
+	}
+	f->state = state;
+	f->repaired = now;
+	return 0;
+}
+
+static __noinline int flow_sync4(const struct tuple *t, __u8 direction, struct flow *f, __u8 state, __u32 now)
+{
+	if (!t || !f)
+		return 0;
+	return flow_sync(AF_INET, t, direction, f, state, now);
+}
+
+static __noinline int flow_sync6(const struct tuple *t, __u8 direction, struct flow *f, __u8 state, __u32 now)
+{
+	if (!t || !f)
+		return 0;
+	return flow_sync(AF_INET6, t, direction, f, state, now);
+}
+
+/* For each packet of a known flow: its time and state, and the other half where that changes or once a
+ * second. 0 or a drop reason. */
+static __always_inline int flow_track(int family, const struct packet *p, __u8 direction, struct flow *f,
+				      __u32 now)
+{
+	__u8 state = flow_next_state(f->state, p, direction);
+
+	if (f->seen != now)
+		f->seen = now;
+	if (state == f->state && now - f->repaired <= settings.hz)
+		return 0;
+	if (family == AF_INET) {
+		struct tuple t = p->tuple; /* a copy, so that the packet itself stays in registers */
+
+		return flow_sync4(&t, direction, f, state, now);
+	} else {
+		struct tuple t = p->tuple;
+
+		return flow_sync6(&t, direction, f, state, now);
+	}
+}
+
+/* A reset that we answer ourselves: the pair stays for a while, so that late packets are reset too. */
+static __always_inline void flow_end(int family, const struct tuple *t, __u8 direction, struct flow *f)
+{
+	struct tuple other;
+	struct flow *found;
+
+	f->state = FLOW_RESET;
+	flow_other_tuple(t, f, &other);
+	found = flow_find(family, &other, !direction);
+	if (found && flow_is_pair(family, t, found))
+		found->state = FLOW_RESET;
+}
+
+/* -------------------------------------------------------------------- opening */
+
+/* 1 where this CPU may open one more flow in this jiffy. */
+static __always_inline int flow_admitted(__u32 now)
+{
+	__u32 zero = 0;
+	struct limiter *l;
+
+	if (!settings.new_flows_per_tick)
+		return 1;
+	l = bpf_map_lookup_elem(&limiter, &zero);
+	if (!l)
+		return 0;
+	if (l->tick != now) {
+		l->tick = now;
+		l->admitted = 0;
+	}
+	return l->admitted++ < settings.new_flows_per_tick;
+}
+
+/*
+ * Opens the flow *fresh for packets of *t: chooses the source port, inserts both halves. In snat.h:
+ *
+ * int flow_open(int family, const struct tuple *t, struct flow *fresh, int tries);
+ *
+ * 0, or DROP_SNAT_EXHAUSTED, DROP_FLOW_CLASH, DROP_FLOW_LIMIT, DROP_FLOW_TABLE.
+ */
+
+#endif

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * From bytes to struct packet: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension
+ * headers, TCP, UDP, SCTP, ICMP errors. Writes nothing; reads no map.
+ *
+ * Every function returns PARSE_OK, PARSE_SHORT (the bytes end before the headers do; a caller whose frame
+ * is not linear pulls more and tries again) or PARSE_OTHER (not understood: leave the packet alone).
+ */
+#ifndef NETACCEL_PARSE_H
+#define NETACCEL_PARSE_H
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include "frontend.h"
+#include "packet.h"
+
+#define PARSE_OK 0
+#define PARSE_SHORT (-1)
+#define PARSE_OTHER (-2)
+
+#define PARSE_WHOLE 0  /* a packet in a frame: its length must be there */
+#define PARSE_QUOTED 1 /* a packet inside an ICMP error: may be cut after eight bytes of transport */
+
+#define VLAN_DEPTH 2
+#define IPV6_EXTENSIONS 6
+/* Headers that reach further than this are nobody's ordinary packet. It also lets the verifier add
+ * offsets to packet pointers. */
+#define HEADERS_MAX 1024
+
+#define IP_OFFSET 0x1fff
+#define IP_MORE 0x2000
+/* linux/icmp.h wants the C library's headers for a 32-bit target */
+#define ICMP_DEST_UNREACH 3
+#define ICMP_TIME_EXCEEDED 11
+#define ICMP_PARAMETERPROB 12
+#define ICMPV6_DEST_UNREACH 1
+#define ICMPV6_PARAMPROB 4
+#define NEXTHDR_HOP 0
+#define NEXTHDR_ROUTING 43
+#define NEXTHDR_FRAGMENT 44
+#define NEXTHDR_DEST 60
+
+#define IS_TCP_SYN(flags) (((flags) & (TCP_SYN | TCP_ACK | TCP_RST | TCP_FIN)) == TCP_SYN)
+
+struct vlan_tag {
+	__be16 tci;
+	__be16 proto;
+};
+
+struct ports {
+	__be16 source;
+	__be16 dest;
+};
+
+/* Link layer: sets p->l3 and *ethertype. Tags that a device has taken out of the frame are not seen. */
+static __always_inline int parse_link(struct packet *p, void *data, void *end, __be16 *ethertype)
+{
+	struct ethhdr *eth = data;
+	struct vlan_tag *tag = (void *)(eth + 1);
+	__be16 proto;
+
+	if ((void *)(eth + 1) > end)
+		return PARSE_SHORT;
+	proto = eth->h_proto;
+	p->l3 = sizeof(*eth);
+#pragma unroll
+	for (int i = 0; i < VLAN_DEPTH; i++) {
+		if (proto != bpf_htons(ETH_P_8021Q) && proto != bpf_htons(ETH_P_8021AD))
+			break;
+		if ((void *)(tag + 1) > end)
+			return PARSE_SHORT;
+		proto = tag->proto;
+		p->l3 += sizeof(*tag);
+		tag++;
+	}
+	*ethertype = proto;
+	return PARSE_OK;
+}
+
+/* 1 where the ICMP type is an error that quotes the packet it is about. */
+static __always_inline int icmp_is_error(int family, __u8 type)
+{
+	if (family == AF_INET)
+		return type == ICMP_DEST_UNREACH || type == ICMP_TIME_EXCEEDED || type == ICMP_PARAMETERPROB;
+	return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
+}
+
+/* Ports (0 where the protocol has none), flags, l4_len. p->l4, p->tot_len and the protocol are set. */
+static __always_inline int parse_transport(int family, struct packet *p, void *data, void *end, int quoted)
+{
+	__u32 l4 = p->l4, room, need;
+	struct ports *ports;
+	__u8 *bytes;
+
+	if (l4 > HEADERS_MAX || l4 - p->l3 > p->tot_len)
+		return PARSE_OTHER;
+	room = p->tot_len - (l4 - p->l3);
+	switch (p->tuple.proto) {
+	case IPPROTO_TCP:
+		need = sizeof(struct tcphdr);
+		break;
+	case IPPROTO_UDP:
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		need = 8;
+		break;
+	case IPPROTO_SCTP:
+		need = 12;
+		break;
+	default:
+		return PARSE_OTHER;
+	}
+	if (quoted)
+		need = 8;
+	if (room < need)
+		return PARSE_OTHER;
+	bytes = data + l4;
+	ports = (void *)bytes;
+	/* One comparison a protocol, each with a constant, is what the verifier wants to see. */
+	if (p->tuple.proto == IPPROTO_TCP && !quoted) {
+		if ((void *)(bytes + sizeof(struct tcphdr)) > end)
+			return PARSE_SHORT;
+		if (bytes[12] < 5 << 4)
+			return PARSE_OTHER;
+		p->tcp_flags = bytes[13];
+	} else if (p->tuple.proto == IPPROTO_SCTP && !quoted) {
+		if ((void *)(bytes + 12) > end)
+			return PARSE_SHORT;
+	} else if ((void *)(bytes + 8) > end) {
+		return PARSE_SHORT;
+	}
+	p->l4_len = need;
+	if (p->tuple.proto == (family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+		if (icmp_is_error(family, bytes[0]))
+			p->flags |= PACKET_ICMP_ERROR;
+		return PARSE_OK;
+	}
+	if (p->tuple.proto == IPPROTO_ICMP || p->tuple.proto == IPPROTO_ICMPV6)
+		return PARSE_OTHER;
+	p->tuple.sport = ports->source;
+	p->tuple.dport = ports->dest;
+	return PARSE_OK;
+}
+
+static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __u32 frame_len, int quoted)
+{
+	struct iphdr *ip = data + p->l3;
+	__u8 first, length;
+	__u32 total;
+
+	if ((void *)(ip + 1) > end)
+		return PARSE_SHORT;
+	first = *(__u8 *)ip;
+	length = (first & 0xf) << 2;
+	if (first >> 4 != 4 || length < sizeof(*ip))
+		return PARSE_OTHER;
+	total = bpf_ntohs(ip->tot_len);
+	if (!total && frame_len > 0xffff)
+		total = 0xffff; /* larger than the field holds: segments of a local sender */
+	if (!quoted && p->l3 + total > frame_len)
+		return PARSE_OTHER;
+	p->tot_len = total;
+	p->l4 = p->l3 + length;
+	p->hop_limit = ip->ttl;
+	addr_from_v4(&p->tuple.src, ip->saddr);
+	addr_from_v4(&p->tuple.dst, ip->daddr);
+	p->tuple.proto = ip->protocol;
+	if (ip->frag_off & bpf_htons(IP_OFFSET | IP_MORE)) {
+		p->flags |= PACKET_FRAGMENT;
+		p->fragment_id = bpf_ntohs(ip->id);
+		if (ip->frag_off & bpf_htons(IP_OFFSET)) {
+			p->flags |= PACKET_LATER_FRAGMENT;
+			return PARSE_OK;
+		}
+	}
+	return parse_transport(AF_INET, p, data, end, quoted);
+}
+
+/* Follows extension headers from p->l4 and *next to the transport header (or a later fragment's data).
+ * An authentication header covers the addresses, so such a packet is left alone, as is one that a routing
+ * header sends elsewhere: its checksum is not of the destination that it carries. */
+static __always_inline int parse_extensions(struct packet *p, void *data, void *end, __u8 *next)
+{
+	__u32 at = p->l4;
+
+#pragma unroll
+	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
+		__u8 *ext = data + at;
+
+		if (*next != NEXTHDR_HOP && *next != NEXTHDR_ROUTING && *next != NEXTHDR_FRAGMENT &&
+		    *next != NEXTHDR_DEST)
+			break;
+		if ((void *)(ext + 8) > end)
+			return PARSE_SHORT;
+		if (*next == NEXTHDR_FRAGMENT) {
+			__be16 offset = *(__be16 *)(ext + 2);
+
+			*next = ext[0];
+			at += 8;
+			if (offset & bpf_htons(0xfff9)) {
+				p->flags |= PACKET_FRAGMENT;
+				p->fragment_id = bpf_ntohl(*(__be32 *)(ext + 4));
+			}
+			if (offset & bpf_htons(0xfff8)) {
+				p->flags |= PACKET_LATER_FRAGMENT;
+				break;
+			}
+		} else {
+			if (*next == NEXTHDR_ROUTING && ext[3])
+				return PARSE_OTHER;
+			*next = ext[0];
+			at += (ext[1] + 1) * 8;
+		}
+		if (at > HEADERS_MAX)
+			return PARSE_OTHER;
+	}
+	p->l4 = at;
+	return PARSE_OK;
+}
+
+static __always_inline int parse_ip6(struct packet *p, void *data, void *end, __u32 frame_len, int quoted)
+{
+	struct ipv6hdr *ip = data + p->l3;
+	__u32 payload;
+	__u8 next;
+	int err;
+
+	if ((void *)(ip + 1) > end)
+		return PARSE_SHORT;
+	if (*(__u8 *)ip >> 4 != 6)
+		return PARSE_OTHER;
+	payload = bpf_ntohs(ip->payload_len);
+	if (!payload && frame_len > 0xffff)
+		payload = 0xffff - sizeof(*ip);
+	if (payload > 0xffff - sizeof(*ip) || (!quoted && p->l3 + sizeof(*ip) + payload > frame_len))
+		return PARSE_OTHER;
+	p->tot_len = sizeof(*ip) + payload;
+	p->l4 = p->l3 + sizeof(*ip);
+	p->hop_limit = ip->hop_limit;
+	__builtin_memcpy(&p->tuple.src, &ip->saddr, ADDR_LEN);
+	__builtin_memcpy(&p->tuple.dst, &ip->daddr, ADDR_LEN);
+	next = ip->nexthdr;
+	err = parse_extensions(p, data, end, &next);
+	if (err)
+		return err;
+	p->tuple.proto = next;
+	if (p->flags & PACKET_LATER_FRAGMENT)
+		return PARSE_OK;
+	return parse_transport(AF_INET6, p, data, end, quoted);
+}
+
+/* A whole packet at p->l3. `frame_len` counts the bytes of the frame, linear or not. All other fields of
+ * *p must be zero. */
+static __always_inline int parse_ip(int family, struct packet *p, void *data, void *end, __u32 frame_len)
+{
+	p->family = family;
+	return family == AF_INET ? parse_ip4(p, data, end, frame_len, PARSE_WHOLE)
+				 : parse_ip6(p, data, end, frame_len, PARSE_WHOLE);
+}
+
+/* The packet that an ICMP error quotes; q->l3 is where the quote starts, all else zero. Sets the tuple as
+ * the quoted packet carries it, and where its headers are; TCP flags are not read. */
+static __always_inline int parse_quoted(int family, struct packet *q, void *data, void *end)
+{
+	if (q->l3 > HEADERS_MAX)
+		return PARSE_OTHER;
+	q->family = family;
+	return family == AF_INET ? parse_ip4(q, data, end, 0, PARSE_QUOTED)
+				 : parse_ip6(q, data, end, 0, PARSE_QUOTED);
+}
+
+#endif
