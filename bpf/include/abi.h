@@ -116,6 +116,8 @@ enum counter {
 	COUNTER_FLOW4_DELETE,
 	COUNTER_FLOW6_INSERT,
 	COUNTER_FLOW6_DELETE,
+	COUNTER_SOCK_PEER_INSERT,
+	COUNTER_SOCK_PEER_DELETE,
 	COUNTER_SOCK_NAT_INSERT,
 	COUNTER_SOCK_NAT_DELETE,
 	COUNTER_SOCK_UDP_INSERT,
@@ -128,6 +130,8 @@ enum counter {
 	COUNTER_FLOW_REPAIRED, /* one half of a flow was lost and put back */
 	COUNTER_ICMP_TRANSLATED,
 	COUNTER_SOCK_DESTROYED,
+	COUNTER_FLOW4_SWEPT, /* expired entries deleted; only the agent writes these two */
+	COUNTER_FLOW6_SWEPT,
 	COUNTERS, /* count, keep last */
 };
 
@@ -237,11 +241,11 @@ struct flow {
 	__u32 service;
 	__u32 backend;
 	__u32 generation;
-	__u32 seen;      /* jiffies of the last packet, low 32 bits */
-	__u32 repaired;  /* jiffies of the last look at the other half */
-	__u8 state;      /* enum flow_state */
-	__u8 flags;      /* enum flow_flag */
-	__u8 path;       /* enum flow_path that opened it */
+	__u32 seen;     /* jiffies of the last packet, low 32 bits */
+	__u32 repaired; /* jiffies of the last look at the other half */
+	__u8 state;     /* enum flow_state */
+	__u8 flags;     /* enum flow_flag */
+	__u8 path;      /* enum flow_path that opened it */
 	__u8 pad;
 	__u8 hop_dst[6]; /* next hop: Ethernet addresses (as they follow each other in a frame), ... */
 	__u8 hop_src[6];
@@ -264,25 +268,16 @@ struct fragment {
 	__u32 seen; /* jiffies of the first fragment */
 };
 
-/* What socket load balancing gave a socket. Kept with the socket itself (BPF_MAP_TYPE_SK_STORAGE): it
- * goes when the socket goes, and nothing evicts it. */
+/* The backend that connect() to a frontend gave a socket; its key is the socket's cookie. */
 struct sock_peer {
-	__u8 addr[ADDR_LEN]; /* the frontend that the application named in connect(); port 0: none */
+	__u64 netns;         /* cookie of the socket's network namespace */
+	__u8 addr[ADDR_LEN]; /* the frontend that the application named */
 	__u8 backend_addr[ADDR_LEN];
 	__be16 port;
 	__be16 backend_port;
 	__u32 service;
 	__u32 backend;
 	__u32 generation;
-	__u32 unconnected; /* 1: sock_nat holds translations of this socket as well */
-};
-
-struct sock_place { /* where a socket is: precedes its sock_peer in what the iterator writes */
-	__u64 cookie;
-	__u32 netns; /* inode of its network namespace, as in /proc/PID/ns/net */
-	__u8 proto;
-	__u8 stale; /* 1: it is connected to a backend that was removed */
-	__u16 pad;
 };
 
 struct sock_nat_key { /* a peer of an unconnected UDP socket */
