@@ -143,8 +143,9 @@ class Fragment(NamedTuple):
 
 
 class SockPeer(NamedTuple):
-    """Value of ``sock_peer`` (key: a socket). ``port`` 0: not connected to a frontend."""
+    """Value of ``sock_peer`` (key: a socket's cookie). ``netns`` is a cookie too (SO_NETNS_COOKIE)."""
 
+    netns: int
     addr: bytes
     backend_addr: bytes
     port: int
@@ -152,16 +153,6 @@ class SockPeer(NamedTuple):
     service: int
     backend: int
     generation: int
-    unconnected: int
-
-
-class SockPlace(NamedTuple):
-    """Where a socket is; ``netns`` is the inode of its network namespace."""
-
-    cookie: int
-    netns: int
-    proto: int
-    stale: int
 
 
 class SockNatKey(NamedTuple):

@@ -105,13 +105,13 @@ struct {
 	__type(value, struct fragment);
 } fragments SEC(".maps");
 
-/* Translated peers of connected sockets, kept with each socket: no key to hash, nothing to evict, gone with
- * the socket. Writer: connect and sendmsg programs. Reader: recvmsg, getpeername, the socket iterators; user
- * space through the iterator (it has no keys to walk). Full: that socket's optmem; the call is refused. */
+/* Translated peers of connected sockets, by socket cookie. Writer: connect programs; the release program
+ * deletes with the socket, so only live sockets count. Reader: recvmsg, getpeername, the socket iterators,
+ * user space. Full: the coldest goes; its socket's application then sees the backend. */
 struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 131072);
+	__type(key, __u64);
 	__type(value, struct sock_peer);
 } sock_peer SEC(".maps");
 
@@ -119,7 +119,7 @@ struct {
  * recvmsg programs, user space. Full: the coldest goes; its socket's application then sees the backend. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 131072);
+	__uint(max_entries, 65536);
 	__type(key, struct sock_nat_key);
 	__type(value, struct sock_nat);
 } sock_nat SEC(".maps");
