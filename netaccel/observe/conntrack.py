@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sweeps expired flows, and counts what the maps hold while it passes through them.
+
+The programs judge a flow's age themselves whenever a packet meets it; the sweep frees memory and SNAT
+ports of flows that no packet meets any more. A flow goes only when both of its halves have expired, since
+one of them alone may be carrying all the packets. Ages are jiffies' low 32 bits, so they wrap.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from netaccel.config import Timeouts
+from netaccel.observe.figures import Labels
+from netaccel.records import Flow, FlowKey
+
+_WRAP = 1 << 32
+_GRACE = 5  # seconds: a packet may meet the flow between our look and our deletion
+_BATCH = 4096
+
+FLOW_MAPS = {"flows4": "IPv4", "flows6": "IPv6"}
+# LRU maps and the stem of their counters in enum counter.
+_LRU = {
+    "flows4": "flow4",
+    "flows6": "flow6",
+    "affinity": "affinity",
+    "fragments": "fragment",
+    "sock_nat": "sock_nat",
+    "sock_udp": "sock_udp",
+}
+
+
+class Maps(Protocol):
+    """What is needed here of netaccel.datapath.maps.Maps."""
+
+    def batches(self, name: str) -> Iterator[Sequence[tuple[Any, Any]]]:
+        """Every entry, some thousand at a time."""
+        ...
+
+    def count(self, name: str) -> int:
+        """Entries in use; of an array those that are not all zero."""
+        ...
+
+    def capacity(self, name: str) -> int:
+        """Entries that fit."""
+        ...
+
+    def get(self, name: str, key: Any) -> Any:
+        """One value; of a per-CPU map one for each CPU."""
+        ...
+
+    def write(self, name: str, entries: Sequence[tuple[Any, Any]]) -> None:
+        """Write entries."""
+        ...
+
+    def delete(self, name: str, keys: Sequence[Any]) -> None:
+        """Delete entries; absent ones are fine."""
+        ...
+
+
+class Fill(NamedTuple):
+    """How full a map is."""
+
+    entries: int
+    capacity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Census:
+    """What one sweep saw."""
+
+    flows: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """Entries (two a flow) by family and state."""
+    evictions: Mapping[str, int] = field(default_factory=dict)
+    """Entries lost to the kernel's LRU since the datapath was made, by map."""
+    fill: Mapping[str, Fill] = field(default_factory=dict)
+    """By map."""
+    swept: int = 0
+    """Expired entries that this sweep deleted."""
+
+
+class Expiry:
+    """Judges ages. ``constants``: enumerators of abi.h by name; ``hz``: jiffies a second."""
+
+    def __init__(self, timeouts: Timeouts, constants: Mapping[str, int], hz: int) -> None:
+        by_state = {
+            "FLOW_UNREPLIED": timeouts.unreplied,
+            "FLOW_SYN": timeouts.syn,
+            "FLOW_ESTABLISHED": timeouts.established,
+            "FLOW_CLOSING": timeouts.closing,
+            "FLOW_RESET": timeouts.closing,
+        }
+        self._tcp = {constants[name]: (seconds + _GRACE) * hz for name, seconds in by_state.items()}
+        self._udp = {**self._tcp, constants["FLOW_ESTABLISHED"]: (timeouts.udp + _GRACE) * hz}
+
+    def expired(self, key: FlowKey, flow: Flow, now: int) -> bool:
+        """Whether no packet has met this half for longer than its state allows. ``now``: jiffies."""
+        age = (now - flow.seen) % _WRAP
+        if age >= _WRAP // 2:  # seen after `now` was read
+            return False
+        limits = self._tcp if key.proto == 6 else self._udp
+        return age > limits.get(flow.state, 0)
+
+
+def other_half(key: FlowKey, flow: Flow) -> FlowKey:
+    """The key of the packets that answer what ``key`` is translated to."""
+    return FlowKey(
+        src=flow.new_dst,
+        dst=flow.new_src,
+        sport=flow.new_dport,
+        dport=flow.new_sport,
+        proto=key.proto,
+        direction=1 - key.direction,
+    )
+
+
+def sweep(maps: Maps, labels: Labels, expiry: Expiry, now: int, filled: Iterable[str]) -> Census:
+    """Delete expired flows and take a census. ``filled``: maps whose fill is wanted beside the LRU ones."""
+    states = labels.labels("flow_state")
+    flows: dict[tuple[str, str], int] = {(f, s): 0 for f in FLOW_MAPS.values() for s in states.values()}
+    live: dict[str, int] = {}
+    swept = 0
+    for name, family in FLOW_MAPS.items():
+        by_state, gone = _sweep_flows(maps, labels, expiry, now, name)
+        swept += gone
+        live[name] = sum(by_state.values()) - gone
+        for state, count in by_state.items():
+            flows[family, states.get(state, str(state))] = count
+    live.update({name: maps.count(name) for name in (*_LRU, *filled) if name not in FLOW_MAPS})
+    return Census(
+        flows=flows,
+        evictions=_evictions(maps, labels, live),
+        fill={name: Fill(count, maps.capacity(name)) for name, count in live.items()},
+        swept=swept,
+    )
+
+
+def _sweep_flows(maps: Maps, labels: Labels, expiry: Expiry, now: int, name: str) -> tuple[Counter[int], int]:
+    """Entries by state before the sweep, and how many of them went."""
+    by_state: Counter[int] = Counter()
+    stale: dict[FlowKey, FlowKey] = {}
+    fresh: set[FlowKey] = set()  # other halves of those that were seen lately
+    for batch in maps.batches(name):
+        by_state.update(flow.state for _, flow in batch)
+        for key, flow in batch:
+            if expiry.expired(key, flow, now):
+                stale[key] = other_half(key, flow)
+    if stale:
+        halves = set(stale.values())
+        for batch in maps.batches(name):
+            fresh.update(key for key, flow in batch if key in halves and not expiry.expired(key, flow, now))
+    gone = [key for key, other in stale.items() if other not in fresh]
+    for start in range(0, len(gone), _BATCH):
+        some = gone[start : start + _BATCH]
+        maps.delete(name, some)
+        _count_swept(maps, labels, name, len(some))
+    return by_state, len(gone)
+
+
+def _count_swept(maps: Maps, labels: Labels, name: str, count: int) -> None:
+    """Add to the counter that only we write, so that evictions stay derivable after a restart."""
+    wanted = f"{_LRU[name]}_swept"
+    index = next(value for value, label in labels.labels("counter").items() if label == wanted)
+    first, *others = maps.get("counters", index)
+    maps.write("counters", [(index, [first + count, *others])])
+
+
+def _evictions(maps: Maps, labels: Labels, live: Mapping[str, int]) -> dict[str, int]:
+    """Inserts less deletes less live entries; entries that came while we counted make it less than zero."""
+    values = {label: sum(maps.get("counters", index)) for index, label in labels.labels("counter").items()}
+    found = {}
+    for name, stem in _LRU.items():
+        gone = values.get(f"{stem}_delete", 0) + values.get(f"{stem}_swept", 0)
+        found[name] = max(0, values.get(f"{stem}_insert", 0) - gone - live[name])
+    return found
