@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from netaccel.datapath.abi import V4_MAPPED, Abi, MapCodec
+from netaccel.datapath.abi import V4_MAPPED, Abi, IntCodec, MapCodec
 from netaccel.datapath.bpfmap import KernelMap, MapType
 from netaccel.errors import DatapathError, MapFullError
 
@@ -61,6 +61,21 @@ class _Table:
                 yield from (pair for pair, content in zip(pairs, raw, strict=True) if content != zero)
             else:
                 yield from pairs
+
+    def batches(self) -> Iterator[list[tuple[Any, Any]]]:
+        for _, keys, values in self.kernel.read():
+            yield list(zip(self.key.unpack_many(keys), self.value.unpack_many(values), strict=True))
+
+    def count(self) -> int:
+        if not self.kernel.is_array:
+            return sum(entries.total for entries in self.kernel.read())
+        if self.kernel.is_per_cpu or not isinstance(self.value, IntCodec):
+            return sum(1 for _ in self.dump())
+        used = 0
+        for entries in self.kernel.read():
+            if entries.values != bytes(len(entries.values)):
+                used += entries.total - self.value.unpack_many(entries.values).count(0)
+        return used
 
     def write(self, entries: Sequence[tuple[Any, Any]]) -> None:
         keys = self.key.pack_many([key for key, _ in entries])
@@ -129,6 +144,15 @@ class KernelMaps:
     def dump(self, name: str) -> dict[Any, Any]:
         """All entries; array entries that are all zero are left out."""
         return {key: value for table in self._of(name) for key, value in table.dump()}
+
+    def batches(self, name: str) -> Iterator[list[tuple[Any, Any]]]:
+        """All entries of a map without per-CPU values, some thousand at a time, zeros of arrays too."""
+        for table in self._of(name):
+            yield from table.batches()
+
+    def count(self, name: str) -> int:
+        """Entries in use, without decoding them; of arrays those that are not all zero."""
+        return sum(table.count() for table in self._of(name))
 
     def get(self, name: str, key: Any) -> Any:
         """One value, None where it is absent; an array's value even where it is zero."""
