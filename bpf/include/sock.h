@@ -13,6 +13,8 @@
 #define IPPROTO_UDP 17
 #define IPPROTO_MPTCP 262
 
+#define SOCK_CONNECTED 1 /* TCP_ESTABLISHED: what a connected UDP socket shows as its state */
+
 /* One call on a socket: what the application names, and what it gets. */
 struct sock_call {
 	struct bpf_sock_addr *ctx;
@@ -39,13 +41,6 @@ static __always_inline int sock_addr_equal(const struct addr *a, const __u8 *byt
 
 	__builtin_memcpy(&b, bytes, sizeof(b));
 	return a->w[0] == b.w[0] && a->w[1] == b.w[1] && a->w[2] == b.w[2] && a->w[3] == b.w[3];
-}
-
-static __always_inline struct sock_peer *sock_peer_get(struct bpf_sock_addr *ctx, __u64 flags)
-{
-	struct bpf_sock *sk = ctx->sk;
-
-	return sk ? bpf_sk_storage_get(&sock_peer, sk, NULL, flags) : NULL;
 }
 
 /* The frontend that the call names, if the socket may translate it; else call->fe stays NULL. */
@@ -110,33 +105,31 @@ chosen:
 	return DROP_NONE;
 }
 
-/* connect(): a backend for good, remembered with the socket. */
+/* connect(): a backend for good, remembered for as long as the socket lives. */
 static __always_inline __u32 sock_connect(struct sock_call *call)
 {
-	struct sock_peer *peer;
 	__u32 reason = sock_frontend(call);
+	struct sock_peer fresh = {};
+	__u64 cookie;
 
-	if (reason)
+	if (reason || !call->fe)
 		return reason;
-	if (!call->fe) {
-		peer = sock_peer_get(call->ctx, 0);
-		if (peer)
-			peer->port = 0; /* it was connected to a frontend before */
-		return DROP_NONE;
-	}
 	reason = sock_choose(call);
 	if (reason)
 		return reason;
-	peer = sock_peer_get(call->ctx, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!peer)
+	cookie = bpf_get_socket_cookie(call->ctx);
+	fresh.netns = bpf_get_netns_cookie(call->ctx);
+	__builtin_memcpy(fresh.addr, &call->addr, ADDR_LEN);
+	__builtin_memcpy(fresh.backend_addr, call->be->addr, ADDR_LEN);
+	fresh.port = call->port;
+	fresh.backend_port = call->be->port;
+	fresh.service = call->fe->service;
+	fresh.backend = call->backend;
+	fresh.generation = call->be->generation;
+	/* Nearly always new; one that connects again only shows as an eviction too many. */
+	if (bpf_map_update_elem(&sock_peer, &cookie, &fresh, BPF_ANY))
 		return DROP_FLOW_TABLE;
-	__builtin_memcpy(peer->addr, &call->addr, ADDR_LEN);
-	__builtin_memcpy(peer->backend_addr, call->be->addr, ADDR_LEN);
-	peer->port = call->port;
-	peer->backend_port = call->be->port;
-	peer->service = call->fe->service;
-	peer->backend = call->backend;
-	peer->generation = call->be->generation;
+	count(COUNTER_SOCK_PEER_INSERT);
 	return DROP_NONE;
 }
 
@@ -150,7 +143,6 @@ static __always_inline __u32 sock_remember_unconnected(struct sock_call *call, _
 		.backend = call->backend,
 		.generation = call->be->generation,
 	};
-	struct sock_peer *peer;
 	struct sock_nat *nat;
 
 	__builtin_memcpy(key.backend_addr, call->be->addr, ADDR_LEN);
@@ -158,10 +150,6 @@ static __always_inline __u32 sock_remember_unconnected(struct sock_call *call, _
 	if (nat && nat->port == call->port && nat->generation == call->be->generation &&
 	    sock_addr_equal(&call->addr, nat->addr))
 		return DROP_NONE;
-	peer = sock_peer_get(call->ctx, BPF_SK_STORAGE_GET_F_CREATE);
-	if (!peer)
-		return DROP_FLOW_TABLE;
-	peer->unconnected = 1;
 	__builtin_memcpy(fresh.addr, &call->addr, ADDR_LEN);
 	if (bpf_map_update_elem(&sock_nat, &key, &fresh, BPF_ANY))
 		return DROP_FLOW_TABLE;
@@ -206,26 +194,26 @@ static __always_inline __u32 sock_sendmsg(struct sock_call *call, int *opened)
 	return sock_remember_unconnected(call, key.cookie);
 }
 
-/* What the application named, if call->addr is a backend that this socket was given. 1: call is rewritten. */
-static __always_inline int sock_original(struct sock_call *call, int unconnected_too)
+/* If call->addr is the backend that this connected socket was given: what the application named, and 1. */
+static __always_inline int sock_original_connected(struct sock_call *call)
 {
-	struct sock_peer *peer = sock_peer_get(call->ctx, 0);
-	struct sock_nat_key key = {};
+	__u64 cookie = bpf_get_socket_cookie(call->ctx);
+	struct sock_peer *peer = bpf_map_lookup_elem(&sock_peer, &cookie);
+
+	if (!peer || peer->backend_port != call->port || !sock_addr_equal(&call->addr, peer->backend_addr))
+		return 0;
+	__builtin_memcpy(&call->addr, peer->addr, ADDR_LEN);
+	call->port = peer->port;
+	return 1;
+}
+
+/* The same for one of the backends that an unconnected socket was given. */
+static __always_inline int sock_original_unconnected(struct sock_call *call)
+{
+	struct sock_nat_key key = { .backend_port = call->port, .proto = call->proto };
 	struct sock_nat *nat;
 
-	if (!peer)
-		return 0;
-	if (peer->port && peer->backend_port == call->port &&
-	    sock_addr_equal(&call->addr, peer->backend_addr)) {
-		__builtin_memcpy(&call->addr, peer->addr, ADDR_LEN);
-		call->port = peer->port;
-		return 1;
-	}
-	if (!unconnected_too || !peer->unconnected)
-		return 0;
 	key.cookie = bpf_get_socket_cookie(call->ctx);
-	key.backend_port = call->port;
-	key.proto = call->proto;
 	__builtin_memcpy(key.backend_addr, &call->addr, ADDR_LEN);
 	nat = bpf_map_lookup_elem(&sock_nat, &key);
 	if (!nat)

@@ -2,7 +2,7 @@
 /*
  * Socket load balancing: connect() and sendmsg() to a frontend reach a backend before a packet exists; the
  * application goes on seeing the Service's address. bind() to a frontend's node port is refused.
- * Attached to the node's cgroup.
+ * Attached to the node's cgroup. docs/decisions/socket-nat-map.md says why the maps are as they are.
  */
 #include "sock.h"
 
@@ -111,11 +111,29 @@ static __always_inline int on_sendmsg(struct sock_call *call, int family)
 	return sock_finish(call, family, reason, opened);
 }
 
-static __always_inline int on_return(struct bpf_sock_addr *ctx, int family, int unconnected_too)
+/* A connected socket hears its peer alone, so one look-up is enough. */
+static __always_inline int on_recvmsg(struct bpf_sock_addr *ctx, int family)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct sock_call call = {};
+	int ours;
+
+	if (!sk || !sock_read(&call, ctx, family))
+		return SOCK_PROCEED;
+	if (sk->state == SOCK_CONNECTED)
+		ours = sock_original_connected(&call);
+	else
+		ours = sock_original_unconnected(&call);
+	if (ours)
+		sock_write(ctx, family, &call.addr, call.port);
+	return SOCK_PROCEED;
+}
+
+static __always_inline int on_getpeername(struct bpf_sock_addr *ctx, int family)
 {
 	struct sock_call call = {};
 
-	if (sock_read(&call, ctx, family) && sock_original(&call, unconnected_too))
+	if (sock_read(&call, ctx, family) && sock_original_connected(&call))
 		sock_write(ctx, family, &call.addr, call.port);
 	return SOCK_PROCEED;
 }
@@ -160,25 +178,36 @@ int sock_sendmsg6(struct bpf_sock_addr *ctx)
 SEC("cgroup/recvmsg4")
 int sock_recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return on_return(ctx, AF_INET, 1);
+	return on_recvmsg(ctx, AF_INET);
 }
 
 SEC("cgroup/recvmsg6")
 int sock_recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return on_return(ctx, AF_INET6, 1);
+	return on_recvmsg(ctx, AF_INET6);
 }
 
 SEC("cgroup/getpeername4")
 int sock_getpeername4(struct bpf_sock_addr *ctx)
 {
-	return on_return(ctx, AF_INET, 0);
+	return on_getpeername(ctx, AF_INET);
 }
 
 SEC("cgroup/getpeername6")
 int sock_getpeername6(struct bpf_sock_addr *ctx)
 {
-	return on_return(ctx, AF_INET6, 0);
+	return on_getpeername(ctx, AF_INET6);
+}
+
+/* The socket is gone: so is what was remembered of it. */
+SEC("cgroup/sock_release")
+int sock_release(struct bpf_sock *ctx)
+{
+	__u64 cookie = bpf_get_socket_cookie(ctx);
+
+	if (!bpf_map_delete_elem(&sock_peer, &cookie))
+		count(COUNTER_SOCK_PEER_DELETE);
+	return SOCK_PROCEED;
 }
 
 /* 1 where the node may not have this port, because packets to it are a Service's. */
