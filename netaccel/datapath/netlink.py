@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,20 @@ from pyroute2 import netns
 
 @contextmanager
 def inside_namespace(path: Path) -> Iterator[None]:
-    """Put this thread into the network namespace held open by ``path``, and back.
+    """Put this thread into the network namespace held open by ``path``, and back. Raises OSError.
 
     A socket made inside stays there for good. Don't await inside: other tasks of the thread would be there too.
     """
-    netns.pushns(str(path))
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield
+        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            netns.setns(there)
+        finally:
+            os.close(there)
+        try:
+            yield
+        finally:
+            netns.setns(before)
     finally:
-        netns.popns()
+        os.close(before)
