@@ -486,6 +486,7 @@ def address_of(data: bytearray) -> int:
 
 # ------------------------------------------------------------ links and runs
 
+_TRACE_ITER = 28  # BPF_TRACE_ITER of enum bpf_attach_type
 
 def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
     """Attach by a link; ``target`` is an ifindex or the descriptor of a cgroup. Returns its descriptor.
@@ -504,6 +505,15 @@ def link_update(link_fd: int, prog_fd: int) -> None:
 def link_detach(link_fd: int) -> None:
     """Take a link's program off its hook though the link stays open or pinned."""
     _check(_lib().bpf_link_detach(link_fd))
+
+
+def iter_link(prog_fd: int, map_fd: int | None = None) -> int:
+    """Attach an iterator, over the entries of a map where one is given. Returns the link's descriptor."""
+    options = _LinkCreateOpts(sz=c.sizeof(_LinkCreateOpts))
+    over = _U(map_fd or 0)  # union bpf_iter_link_info
+    if map_fd is not None:
+        options.iter_info, options.iter_info_len = c.addressof(over), c.sizeof(over)
+    return _check(_lib().bpf_link_create(prog_fd, 0, _TRACE_ITER, c.byref(options)))
 
 
 def iter_create(link_fd: int) -> int:
