@@ -488,6 +488,7 @@ def address_of(data: bytearray) -> int:
 
 _TRACE_ITER = 28  # BPF_TRACE_ITER of enum bpf_attach_type
 
+
 def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
     """Attach by a link; ``target`` is an ifindex or the descriptor of a cgroup. Returns its descriptor.
 
