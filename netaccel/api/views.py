@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 from netaccel.model.address import text
 from netaccel.observe.budget import ZERO
-from netaccel.observe.figures import Labels, total
+from netaccel.observe.figures import Labels, Maps, total
 from netaccel.records import (
     AffinityKey,
     Backend,
@@ -102,6 +102,11 @@ class Tables:
     service_counters: Mapping[int, Sequence[ServiceCounters]]
 
 
+def read_tables(maps: Maps) -> Tables:
+    """Read them now."""
+    return Tables(**{name: maps.dump(name) for name in Tables.__slots__})
+
+
 def services(tables: Tables, labels: Labels) -> list[ServiceView]:
     """Every Service, by namespace and name; frontends whose names are missing are left to ``map dump``."""
     frontends: dict[int, list[FrontendView]] = defaultdict(list)
@@ -152,6 +157,18 @@ def counters(per_cpu: Sequence[ServiceCounters]) -> CountersView:
         },
         connects=sums.connects,
         refused=sums.refused,
+    )
+
+
+def port_counts(port: PortView) -> tuple[int, int, int, int]:
+    """Connects, packets and bytes of both directions and paths, refused."""
+    counts = port["counters"]
+    traffic = [*counts["xdp"].values(), *counts["tc"].values()]
+    return (
+        counts["connects"],
+        sum(t["packets"] for t in traffic),
+        sum(t["bytes"] for t in traffic),
+        counts["refused"],
     )
 
 
