@@ -25,7 +25,9 @@ PARTS = {
 def main(wanted: list[str]) -> int:
     unknown = [p for p in wanted if p not in PARTS]
     if unknown or os.geteuid() != 0:
-        print(f"bench: no such part: {', '.join(unknown)}" if unknown else "bench: run as root", file=sys.stderr)
+        print(
+            f"bench: no such part: {', '.join(unknown)}" if unknown else "bench: run as root", file=sys.stderr
+        )
         print("parts:", *(f"  {name:10} {what}" for name, what in PARTS.items()), sep="\n", file=sys.stderr)
         return 2
     missed = 0

@@ -212,4 +212,10 @@ int floor_xdp(struct xdp_md *ctx)
 	return floor_program((void *)(long)ctx->data, (void *)(long)ctx->data_end);
 }
 
+SEC("tc")
+int floor_tc(struct __sk_buff *skb)
+{
+	return floor_program((void *)(long)skb->data, (void *)(long)skb->data_end);
+}
+
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
