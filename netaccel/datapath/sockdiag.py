@@ -32,7 +32,7 @@ CONNECTED = sum(1 << state for state in (ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_W
 
 
 class DiagSocket(NamedTuple):
-    """A socket with a peer: its address in the 16-byte form, port in host order; ``id`` as the kernel gave it."""
+    """A socket with a peer: that one's address (16-byte form) and port; ``id`` as the kernel gave it."""
 
     family: int
     proto: int

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
-import sys
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
 from netaccel.datapath.maps import Maps
-from netaccel.datapath.netlink import inside_namespace
+from netaccel.datapath.netlink import inside_namespace, netns_cookie
 from netaccel.datapath.sockdiag import SockDiag
 from netaccel.datapath.sockiter import DestroyStale, StaleSockets
 from netaccel.errors import DatapathError
@@ -30,7 +30,6 @@ from netaccel.records import SockPeer
 log = logging.getLogger(__name__)
 
 OWN_NAMESPACE = Path("/proc/self/ns/net")
-_SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, kernel 5.14
 
 Stale = Mapping[int, SockPeer]
 """Sockets to destroy: by cookie, what they were given."""
@@ -101,13 +100,17 @@ class SocketReaper:
     ) -> Collection[int]:
         for path in paths:
             try:
-                with inside_namespace(path):
-                    if Path("/proc/thread-self/ns/net").stat().st_ino != inode:
-                        continue  # the process ended and another has its number
-                    cookie = namespace_cookie()
-                    return self._destroyer.destroy(stale) if cookie is None or cookie in wanted else ()
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             except (FileNotFoundError, ProcessLookupError):
                 continue  # the process ended
+            try:
+                if os.fstat(descriptor).st_ino != inode:
+                    continue  # another process has its number
+                with inside_namespace(f"/proc/self/fd/{descriptor}"):
+                    wanted_here = netns_cookie() in wanted | {0}  # 0: the kernel doesn't tell
+                    return self._destroyer.destroy(stale) if wanted_here else ()
+            finally:
+                os.close(descriptor)
         return ()
 
     def _forget(self, left: Stale) -> None:
@@ -201,16 +204,6 @@ class DiagDestroyer:
         """Free the program."""
         if self._finder:
             self._finder.close()
-
-
-def namespace_cookie() -> int | None:
-    """Cookie of this thread's network namespace, None where the kernel (before 5.14) doesn't tell it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        except OSError:
-            return None
-    return int.from_bytes(raw, sys.byteorder)
 
 
 def namespaces(cgroup: Path, own: Path) -> dict[int, list[Path]]:
