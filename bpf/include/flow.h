@@ -15,16 +15,22 @@
 #include "parse.h"
 #include "settings.h"
 
-static __always_inline int addr_equal(int family, const struct addr *a, const struct addr *b)
+/* 0 where both are the same; no branches, which the verifier would follow one by one. */
+static __always_inline __u32 addr_differs(int family, const struct addr *a, const struct addr *b)
 {
 	if (family == AF_INET)
-		return a->w[3] == b->w[3];
-	return a->w[0] == b->w[0] && a->w[1] == b->w[1] && a->w[2] == b->w[2] && a->w[3] == b->w[3];
+		return a->w[3] ^ b->w[3];
+	return (a->w[0] ^ b->w[0]) | (a->w[1] ^ b->w[1]) | (a->w[2] ^ b->w[2]) | (a->w[3] ^ b->w[3]);
+}
+
+static __always_inline int addr_equal(int family, const struct addr *a, const struct addr *b)
+{
+	return !addr_differs(family, a, b);
 }
 
 /* -------------------------------------------------------------------- entries */
 
-static __always_inline struct flow *flow_find(int family, const struct tuple *t, __u8 direction)
+static __always_inline struct flow *flow_find(int family, struct tuple *t, __u8 direction)
 {
 	if (family == AF_INET) {
 		struct flow4_key key = {
@@ -37,23 +43,14 @@ static __always_inline struct flow *flow_find(int family, const struct tuple *t,
 		};
 
 		return bpf_map_lookup_elem(&flows4, &key);
-	} else {
-		struct flow6_key key = {
-			.sport = t->sport,
-			.dport = t->dport,
-			.proto = t->proto,
-			.direction = direction,
-		};
-
-		__builtin_memcpy(key.src, &t->src, ADDR_LEN);
-		__builtin_memcpy(key.dst, &t->dst, ADDR_LEN);
-		return bpf_map_lookup_elem(&flows6, &key);
 	}
+	t->direction = direction;
+	return bpf_map_lookup_elem(&flows6, t);
 }
 
 /* bpf_map_update_elem's result; counts what BPF_NOEXIST added. */
-static __always_inline long flow_store(int family, const struct tuple *t, __u8 direction,
-				       const struct flow *f, __u64 flags)
+static __always_inline long flow_store(int family, struct tuple *t, __u8 direction, const struct flow *f,
+				       __u64 flags)
 {
 	long err;
 
@@ -69,23 +66,15 @@ static __always_inline long flow_store(int family, const struct tuple *t, __u8 d
 
 		err = bpf_map_update_elem(&flows4, &key, f, flags);
 	} else {
-		struct flow6_key key = {
-			.sport = t->sport,
-			.dport = t->dport,
-			.proto = t->proto,
-			.direction = direction,
-		};
-
-		__builtin_memcpy(key.src, &t->src, ADDR_LEN);
-		__builtin_memcpy(key.dst, &t->dst, ADDR_LEN);
-		err = bpf_map_update_elem(&flows6, &key, f, flags);
+		t->direction = direction;
+		err = bpf_map_update_elem(&flows6, t, f, flags);
 	}
 	if (!err && flags == BPF_NOEXIST)
 		count(family == AF_INET ? COUNTER_FLOW4_INSERT : COUNTER_FLOW6_INSERT);
 	return err;
 }
 
-static __always_inline void flow_delete(int family, const struct tuple *t, __u8 direction)
+static __always_inline void flow_delete(int family, struct tuple *t, __u8 direction)
 {
 	long err;
 
@@ -101,16 +90,8 @@ static __always_inline void flow_delete(int family, const struct tuple *t, __u8 
 
 		err = bpf_map_delete_elem(&flows4, &key);
 	} else {
-		struct flow6_key key = {
-			.sport = t->sport,
-			.dport = t->dport,
-			.proto = t->proto,
-			.direction = direction,
-		};
-
-		__builtin_memcpy(key.src, &t->src, ADDR_LEN);
-		__builtin_memcpy(key.dst, &t->dst, ADDR_LEN);
-		err = bpf_map_delete_elem(&flows6, &key);
+		t->direction = direction;
+		err = bpf_map_delete_elem(&flows6, t);
 	}
 	if (!err)
 		count(family == AF_INET ? COUNTER_FLOW4_DELETE : COUNTER_FLOW6_DELETE);
@@ -126,6 +107,8 @@ static __always_inline void flow_new_tuple(const struct tuple *t, const struct f
 	new->sport = f->new_sport;
 	new->dport = f->new_dport;
 	new->proto = t->proto;
+	new->direction = 0;
+	new->pad = 0;
 }
 
 /* The key of the other half: packets that answer what *t is translated to. */
@@ -136,25 +119,28 @@ static __always_inline void flow_other_tuple(const struct tuple *t, const struct
 	other->sport = f->new_dport;
 	other->dport = f->new_sport;
 	other->proto = t->proto;
+	other->direction = 0;
+	other->pad = 0;
 }
 
-/* The value of the other half: its packets become answers to *t. */
-static __always_inline void flow_other_value(const struct tuple *t, const struct flow *f, struct flow *other)
+/* Turns the value of the half that is found under *t into the value of the other half, whose packets become
+ * answers to *t. Done again with the other half's tuple, it turns back. */
+static __always_inline void flow_turn(const struct tuple *t, struct flow *f)
 {
-	*other = *f;
-	__builtin_memcpy(other->new_src, &t->dst, ADDR_LEN);
-	__builtin_memcpy(other->new_dst, &t->src, ADDR_LEN);
-	other->new_sport = t->dport;
-	other->new_dport = t->sport;
-	other->hop_ifindex = 0;
+	__builtin_memcpy(f->new_src, &t->dst, ADDR_LEN);
+	__builtin_memcpy(f->new_dst, &t->src, ADDR_LEN);
+	f->new_sport = t->dport;
+	f->new_dport = t->sport;
 }
 
 /* 1 where `other`, found under the key of the other half, answers *t and nothing else. */
 static __always_inline int flow_is_pair(int family, const struct tuple *t, const struct flow *other)
 {
-	return other->new_sport == t->dport && other->new_dport == t->sport &&
-	       addr_equal(family, (const struct addr *)other->new_src, &t->dst) &&
-	       addr_equal(family, (const struct addr *)other->new_dst, &t->src);
+	const struct addr *src = (const struct addr *)other->new_src;
+	const struct addr *dst = (const struct addr *)other->new_dst;
+
+	return !((other->new_sport ^ t->dport) | (other->new_dport ^ t->sport) |
+		 addr_differs(family, src, &t->dst) | addr_differs(family, dst, &t->src));
 }
 
 /* ----------------------------------------------------------- states and times */
@@ -207,8 +193,8 @@ static __always_inline __u8 flow_next_state(__u8 state, const struct packet *p, 
 }
 
 /* The other half hears of a new state and of recent traffic, and comes back if it was evicted. */
-static __always_inline int flow_sync(int family, const struct tuple *t, __u8 direction, struct flow *f,
-				     __u8 state, __u32 now)
+static __always_inline int flow_sync(int family, struct tuple *t, __u8 direction, struct flow *f, __u8 state,
+				     __u32 now)
 {
 	struct flow *found, lost;
 	struct tuple other;
@@ -221,7 +207,9 @@ static __always_inline int flow_sync(int family, const struct tuple *t, __u8 dir
 		found->state = state;
 		found->seen = now;
 	} else {
-		flow_other_value(t, f, &lost);
+		lost = *f;
+		flow_turn(t, &lost);
+		lost.hop_ifindex = 0;
 		lost.state = state;
 		lost.repaired = now;
 		if (flow_store(family, &other, !direction, &lost, BPF_NOEXIST))
@@ -233,14 +221,14 @@ static __always_inline int flow_sync(int family, const struct tuple *t, __u8 dir
 	return 0;
 }
 
-static __noinline int flow_sync4(const struct tuple *t, __u8 direction, struct flow *f, __u8 state, __u32 now)
+static __noinline int flow_sync4(struct tuple *t, __u8 direction, struct flow *f, __u8 state, __u32 now)
 {
 	if (!t || !f)
 		return 0;
 	return flow_sync(AF_INET, t, direction, f, state, now);
 }
 
-static __noinline int flow_sync6(const struct tuple *t, __u8 direction, struct flow *f, __u8 state, __u32 now)
+static __noinline int flow_sync6(struct tuple *t, __u8 direction, struct flow *f, __u8 state, __u32 now)
 {
 	if (!t || !f)
 		return 0;
@@ -249,8 +237,7 @@ static __noinline int flow_sync6(const struct tuple *t, __u8 direction, struct f
 
 /* For each packet of a known flow: its time and state, and the other half where that changes or once a
  * second. 0 or a drop reason. */
-static __always_inline int flow_track(int family, const struct packet *p, __u8 direction, struct flow *f,
-				      __u32 now)
+static __always_inline int flow_track(int family, struct packet *p, __u8 direction, struct flow *f, __u32 now)
 {
 	__u8 state = flow_next_state(f->state, p, direction);
 
@@ -262,15 +249,12 @@ static __always_inline int flow_track(int family, const struct packet *p, __u8 d
 		struct tuple t = p->tuple; /* a copy, so that the packet itself stays in registers */
 
 		return flow_sync4(&t, direction, f, state, now);
-	} else {
-		struct tuple t = p->tuple;
-
-		return flow_sync6(&t, direction, f, state, now);
 	}
+	return flow_sync6(&p->tuple, direction, f, state, now);
 }
 
 /* A reset that we answer ourselves: the pair stays for a while, so that late packets are reset too. */
-static __always_inline void flow_end(int family, const struct tuple *t, __u8 direction, struct flow *f)
+static __always_inline void flow_end(int family, struct tuple *t, __u8 direction, struct flow *f)
 {
 	struct tuple other;
 	struct flow *found;
@@ -301,13 +285,5 @@ static __always_inline int flow_admitted(__u32 now)
 	}
 	return l->admitted++ < settings.new_flows_per_tick;
 }
-
-/*
- * Opens the flow *fresh for packets of *t: chooses the source port, inserts both halves. In snat.h:
- *
- * int flow_open(int family, const struct tuple *t, struct flow *fresh, int tries);
- *
- * 0, or DROP_SNAT_EXHAUSTED, DROP_FLOW_CLASH, DROP_FLOW_LIMIT, DROP_FLOW_TABLE.
- */
 
 #endif

@@ -10,12 +10,15 @@ struct addr {
 	__be32 w[4];
 };
 
+/* As struct flow6_key, so that it is the key itself there. */
 struct tuple {
 	struct addr src;
 	struct addr dst;
 	__be16 sport;
 	__be16 dport;
 	__u8 proto;
+	__u8 direction; /* set by each look-up */
+	__u16 pad;      /* zero */
 };
 
 #define PACKET_FRAGMENT 1       /* any fragment */

@@ -58,6 +58,19 @@ struct ports {
 	__be16 dest;
 };
 
+/* The bytes at `offset`, of which the verifier must see that it is small (the mask changes none that parse
+ * lets through). The compiler must not compute the address a second time: the verifier would not know
+ * that what was compared with the end and what is read are the same. */
+static __always_inline void *packet_at(void *data, __u64 offset)
+{
+	void *at;
+
+	asm volatile("%0 &= 2047" : "+r"(offset));
+	at = data + offset;
+	asm volatile("" : "+r"(at));
+	return at;
+}
+
 /* Link layer: sets p->l3 and *ethertype. Tags that a device has taken out of the frame are not seen. */
 static __always_inline int parse_link(struct packet *p, void *data, void *end, __be16 *ethertype)
 {
@@ -120,7 +133,7 @@ static __always_inline int parse_transport(int family, struct packet *p, void *d
 		need = 8;
 	if (room < need)
 		return PARSE_OTHER;
-	bytes = data + l4;
+	bytes = packet_at(data, l4);
 	ports = (void *)bytes;
 	/* One comparison a protocol, each with a constant, is what the verifier wants to see. */
 	if (p->tuple.proto == IPPROTO_TCP && !quoted) {
@@ -150,7 +163,7 @@ static __always_inline int parse_transport(int family, struct packet *p, void *d
 
 static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __u32 frame_len, int quoted)
 {
-	struct iphdr *ip = data + p->l3;
+	struct iphdr *ip = packet_at(data, p->l3);
 	__u8 first, length;
 	__u32 total;
 
@@ -191,7 +204,7 @@ static __always_inline int parse_extensions(struct packet *p, void *data, void *
 
 #pragma unroll
 	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
-		__u8 *ext = data + at;
+		__u8 *ext = packet_at(data, at);
 
 		if (*next != NEXTHDR_HOP && *next != NEXTHDR_ROUTING && *next != NEXTHDR_FRAGMENT &&
 		    *next != NEXTHDR_DEST)
@@ -226,7 +239,7 @@ static __always_inline int parse_extensions(struct packet *p, void *data, void *
 
 static __always_inline int parse_ip6(struct packet *p, void *data, void *end, __u32 frame_len, int quoted)
 {
-	struct ipv6hdr *ip = data + p->l3;
+	struct ipv6hdr *ip = packet_at(data, p->l3);
 	__u32 payload;
 	__u8 next;
 	int err;

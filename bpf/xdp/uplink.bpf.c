@@ -1,0 +1,123 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * The accelerator in front of TC on an uplink: plain TCP and UDP of known and new flows. What it can't
+ * finish goes on untouched, and TC, which can do all of it, starts afresh.
+ */
+#define SNAT_TRIES 4
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+#include "count.h"
+#include "hop.h"
+#include "lb.h"
+#include "parse.h"
+#include "rewrite_xdp.h"
+#include "traffic.h"
+
+static __always_inline int hand_over(void)
+{
+	count(COUNTER_XDP_TO_TC);
+	return XDP_PASS;
+}
+
+static __always_inline int drop(const struct packet *p, __u32 reason)
+{
+	count_drop(reason, p->tot_len);
+	return XDP_DROP;
+}
+
+/* 1 where *f says how to leave by this device. Leaving by another needs its driver's consent: TC's work. */
+static __always_inline int has_hop(struct xdp_md *ctx, int family, const struct packet *p, struct flow *f,
+				   __u32 now)
+{
+	if (p->l3 != ETH_HLEN || p->hop_limit <= 1)
+		return 0;
+	if (!hop_known(f, p->tot_len, now) &&
+	    (family == AF_INET ? hop_learn4(ctx, ctx->ingress_ifindex, f, p->tuple.proto, p->tot_len)
+			       : hop_learn6(ctx, ctx->ingress_ifindex, f, p->tuple.proto, p->tot_len)))
+		return 0;
+	return f->hop_ifindex == ctx->ingress_ifindex;
+}
+
+/* Everything is known and stored: only the packet is left to change. */
+static __always_inline int carry(struct xdp_md *ctx, int family, const struct packet *p, const struct flow *f,
+				 __u8 direction)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	int up = f->flags & FLOW_LOCAL, reason;
+
+	count_service(f->service, PATH_XDP, direction, 1, p->tot_len);
+	reason = rewrite_xdp(family, p, data, end, f, !up);
+	if (!reason && !up)
+		reason = rewrite_hop(data, end, f);
+	if (reason)
+		return drop(p, reason);
+	return up ? XDP_PASS : XDP_TX;
+}
+
+static __always_inline int uplink(struct xdp_md *ctx, int family, __u16 l3)
+{
+	struct packet packet = { .l3 = l3 }, *p = &packet;
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct lb lb;
+	int reason;
+
+	if (parse_ip(family, p, data, end, end - data) || p->flags)
+		return XDP_PASS;
+	if (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP)
+		return XDP_PASS;
+	switch (lb_decide(family, LB_WIRE, p, &lb)) {
+	case LB_FLOW:
+		if (!(lb.flow->flags & FLOW_LOCAL) && !has_hop(ctx, family, p, lb.flow, lb.now))
+			return hand_over();
+		if (flow_track(family, p, lb.direction, lb.flow, lb.now))
+			return hand_over();
+		return carry(ctx, family, p, lb.flow, lb.direction);
+	case LB_OPEN:
+		if (!(lb.fresh->flags & FLOW_LOCAL) && !has_hop(ctx, family, p, lb.fresh, lb.now))
+			return hand_over();
+		reason = lb_open(family, p, &lb, PATH_XDP);
+		if (reason == DROP_FLOW_LIMIT)
+			return drop(p, reason);
+		if (reason)
+			return hand_over();
+		return carry(ctx, family, p, lb.fresh, FLOW_FORWARD);
+	case LB_DROP:
+		return drop(p, lb.reason);
+	case LB_REFUSE:
+		return hand_over();
+	default:
+		return XDP_PASS;
+	}
+}
+
+/* Instances of their own: each fits the stack. */
+static __noinline int uplink4(struct xdp_md *ctx, __u16 l3)
+{
+	return uplink(ctx, AF_INET, l3);
+}
+
+static __noinline int uplink6(struct xdp_md *ctx, __u16 l3)
+{
+	return uplink(ctx, AF_INET6, l3);
+}
+
+SEC("xdp")
+int xdp_uplink(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct packet p = {};
+	__be16 ethertype;
+
+	if (parse_link(&p, data, end, &ethertype))
+		return XDP_PASS;
+	switch (ethertype) {
+	case bpf_htons(ETH_P_IP):
+		return uplink4(ctx, p.l3);
+	case bpf_htons(ETH_P_IPV6):
+		return uplink6(ctx, p.l3);
+	default:
+		return XDP_PASS;
+	}
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
