@@ -32,6 +32,8 @@ from pydantic.alias_generators import to_camel
 from netaccel.errors import ConfigError
 
 PREFIX = "NETACCEL_"
+FILE = PREFIX + "CONFIG"
+"""Names the file; the only variable that is no setting."""
 # A Service named "netaccel" makes the kubelet set variables of these forms in every pod beside it.
 _SERVICE_LINK = re.compile(r"NETACCEL_(SERVICE_(HOST|PORT)|PORT(_\d+_(TCP|UDP|SCTP))?)(_\w+)?$")
 
@@ -213,7 +215,7 @@ def _read_environment(environment: Mapping[str, str]) -> dict[str, object]:
     for variable, value in environment.items():
         if variable in known:
             found[known[variable]] = value
-        elif variable.startswith(PREFIX) and not _SERVICE_LINK.match(variable):
+        elif variable.startswith(PREFIX) and variable != FILE and not _SERVICE_LINK.match(variable):
             raise ConfigError(f"environment: {variable} is no setting; `netaccel agent --help` lists them")
     return found
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a node is, as its network namespace shows it: uplinks, pod devices, addresses. Pure but :func:`look`."""
+"""What a node is, as its network namespace shows it: uplinks, pod devices, addresses."""
 
 from __future__ import annotations
 

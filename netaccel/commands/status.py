@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``netaccel status``: asks the agent; where there is none, says what the pinned datapath still serves."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from netaccel.commands.output import (
+    DEGRADED,
+    bpffs_option,
+    emit,
+    examples,
+    http_option,
+    output_option,
+    print_table,
+)
+from netaccel.commands.pinned import pinned_maps
+from netaccel.config import HostPort, parse_host_port
+from netaccel.datapath.instance import Instance
+from netaccel.errors import ConfigError, DatapathError
+
+
+@click.command(
+    epilog=examples(
+        "netaccel status",
+        "netaccel status --http 10.0.0.5:9962",
+        "netaccel status -o json | jq .hooks",
+        "netaccel status >/dev/null || echo 'not well'",
+    )
+)
+@http_option
+@bpffs_option
+@output_option
+def status(http: str, bpffs: str, output: str) -> None:
+    """Say whether this node is served, by which hooks, what was refused.
+
+    Exit status 0: all is as asked; 3: degraded, not ready, or no agent.
+    """
+    try:
+        listen = parse_host_port(http)
+    except ValueError as error:
+        raise ConfigError(f"--http: {error}") from error
+    found = ask(listen)
+    if found is None:
+        found = _without_agent(listen, bpffs)
+    emit(output, found, lambda: _print(found))
+    if not found["ready"] or found["warnings"] or found["rejected"]:
+        raise click.exceptions.Exit(DEGRADED)
+
+
+def ask(listen: HostPort) -> dict[str, Any] | None:
+    """The agent's /status, None where nobody listens. DatapathError for an answer that isn't one."""
+    connection = http.client.HTTPConnection(listen.host or "127.0.0.1", listen.port, timeout=10)
+    try:
+        connection.request("GET", "/status")
+        answer = connection.getresponse()
+        body = answer.read()
+    except ConnectionRefusedError:
+        return None
+    except (OSError, http.client.HTTPException) as error:
+        raise DatapathError(
+            f"http://{listen}/status: {error}: is it the agent that listens there?"
+        ) from error
+    finally:
+        connection.close()
+    try:
+        found: dict[str, Any] = json.loads(body)
+        if answer.status != 200 or "ready" not in found:
+            raise ValueError(f"status {answer.status}")
+    except ValueError as error:
+        raise DatapathError(f"http://{listen}/status is no answer of an agent: give --http") from error
+    return found
+
+
+def _without_agent(listen: HostPort, bpffs: str) -> dict[str, Any]:
+    """What a node without an agent still does: the pinned datapath goes on with the last state."""
+    instance = Instance(Path(bpffs))
+    if not instance.exists():
+        raise DatapathError(
+            f"no agent listens at {listen} and no datapath is pinned at {instance.folder}:"
+            " start `netaccel agent`, or give --http and --bpffs"
+        )
+    pid = instance.agent_pid()
+    with pinned_maps(bpffs) as (maps, _):
+        counts = {name: maps.count(name) for name in ("services", "frontends", "backends")}
+    reason = f"the agent (pid {pid}) does not answer at {listen}" if pid else "no agent is running"
+    return {
+        "ready": False,
+        "reasons": [f"{reason}; the pinned datapath goes on with the last state"],
+        "warnings": [],
+        "rejected": [],
+        "counts": counts,
+        "pinned": str(instance.folder),
+    }
+
+
+def _print(found: dict[str, Any]) -> None:
+    title = f"node {found['node']}: " if "node" in found else ""
+    click.secho(title + ("ready" if found["ready"] else "NOT READY"), bold=True)
+    for kind in ("reasons", "warnings"):
+        for line in found[kind]:
+            click.echo(f"  {kind[:-1]}: {line}")
+    facts = {
+        name: found[name]
+        for name in ("version", "kernel", "pid", "uptime", "drift_repaired")
+        if name in found
+    }
+    facts |= found["counts"]
+    click.echo("  " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
+    if "hooks" in found:
+        click.echo()
+        print_table(
+            ("HOOK", "WHERE", "PROGRAM", "MODE", "NOTE"),
+            ([hook[c] for c in ("hook", "where", "program", "mode", "note")] for hook in found["hooks"]),
+            empty="no program is attached",
+        )
+    if found["rejected"]:
+        click.echo()
+        print_table(
+            ("REFUSED", "WHERE", "REASON"),
+            (
+                (r["object"], r["origin"], f"{r['path']}: {r['reason']}".removeprefix(": "))
+                for r in found["rejected"]
+            ),
+        )
