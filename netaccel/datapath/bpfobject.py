@@ -55,6 +55,32 @@ def program_info(fd: int) -> ProgramInfo:
     return ProgramInfo(number, name, raw[8:16], struct.unpack(f"={count}I", maps[: 4 * count]))
 
 
+def same_program(number: int, fd: int) -> bool:
+    """Whether program id ``number`` is what ``fd`` is: same text, same maps, same constants.
+
+    The kernel's tag covers the text alone; the constants are the contents of the ``.rodata`` maps.
+    """
+    try:
+        other = libbpf.fd_by_id("prog", number)
+    except FileNotFoundError:
+        return False
+    try:
+        there, here = program_info(other), program_info(fd)
+    finally:
+        os.close(other)
+    return (there.name, there.tag) == (here.name, here.tag) and _contents(there) == _contents(here)
+
+
+def _contents(program: ProgramInfo) -> list[bytes | int]:
+    """Ids of a program's maps; of its constants the contents, since each load has a map of its own."""
+    found: list[bytes | int] = []
+    for number in program.maps:
+        with KernelMap.open_id(number) as opened:
+            constant = opened.info.name.endswith(".rodata")
+            found.append((opened.lookup(bytes(4)) or b"") if constant else number)
+    return sorted(found, key=str)
+
+
 class Program:
     """A program of a loaded object. The object owns its descriptor."""
 

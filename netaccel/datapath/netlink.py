@@ -305,6 +305,19 @@ def _drain(feed: socket.socket) -> frozenset[str]:
     return frozenset(kinds)
 
 
+def has_filters(ifindex: int) -> bool:
+    """Whether any filter hangs on a device's clsact qdisc, whoever put it there."""
+    parents = (0xFFFFFFF2, 0xFFFFFFF3)  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), ..._EGRESS
+    try:
+        return _netlink(
+            "filters", lambda ip: any(list(ip.get_filters(index=ifindex, parent=p)) for p in parents)
+        )
+    except DatapathError as error:
+        if error.errno in (errno.EINVAL, errno.ENODEV):  # no clsact qdisc, no device
+            return False
+        raise
+
+
 # ------------------------------------------------------------------ changing
 
 
