@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which program goes on which hook of a node, and how each of them fared.
+
+A hook that can't be taken costs only itself: the node is served by the others, and says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from netaccel.datapath import attach, libbpf
+from netaccel.datapath.attach import Attacher, AttachType, Hook
+from netaccel.datapath.bpfobject import Program, program_info
+from netaccel.datapath.netlink import Device
+from netaccel.datapath.node import NodeView
+from netaccel.errors import DatapathError
+
+log = logging.getLogger(__name__)
+
+_TC_UPLINK = ("tc_uplink_ingress", "tc_uplink_egress")
+_TC_POD = ("tc_pod_ingress", "tc_pod_egress")
+_XDP = "xdp_uplink"
+_SOCKETS = "cgroup-"
+
+
+@dataclass(frozen=True, slots=True)
+class HookStatus:
+    """One hook: what is there, how, and why not better. ``mode`` "failed": nothing is there."""
+
+    hook: str
+    """``cgroup``, ``xdp``, ``tc ingress``, ``tc egress``."""
+    where: str
+    program: str
+    mode: str
+    """``link`` (cgroup), ``native`` (xdp), ``tcx`` or ``clsact`` (tc), ``off``, ``failed``."""
+    note: str = ""
+
+
+class Hooks:
+    """Keeps the programs of one node where they belong. Blocking, but each call takes milliseconds."""
+
+    def __init__(
+        self,
+        attacher: Attacher,
+        programs: Mapping[str, Program],
+        cgroup: Path,
+        sockets: Mapping[str, int],
+        *,
+        use_xdp: bool,
+        tc_mode: str = "tcx",
+    ) -> None:
+        """``sockets``: attach types (enum bpf_attach_type) of the cgroup programs by name."""
+        self._attacher = attacher
+        self._programs = programs
+        self._cgroup = cgroup
+        self._sockets = sockets
+        self._use_xdp = use_xdp
+        self._tc_mode = tc_mode
+        self._found: dict[str, HookStatus] = {}
+
+    def status(self) -> list[HookStatus]:
+        """How every hook fared, sockets first."""
+        order = {"cgroup": 0, "xdp": 1}
+        return sorted(self._found.values(), key=lambda s: (order.get(s.hook, 2), s.where, s.hook, s.program))
+
+    def attached(self) -> dict[tuple[str, str], int]:
+        """Programs by hook and mode."""
+        counts: dict[tuple[str, str], int] = {}
+        for found in self._found.values():
+            if found.mode not in ("failed", "off"):
+                counts[found.hook, found.mode] = counts.get((found.hook, found.mode), 0) + 1
+        return counts
+
+    def attach_sockets(self) -> None:
+        """Put the socket programs on the cgroup."""
+        for name, attach_type in self._sockets.items():
+            hook = attach.cgroup(self._cgroup, name, attach_type)
+            self._attach(hook, name, HookStatus("cgroup", str(self._cgroup), name, "link"))
+
+    def follow(self, view: NodeView, *, explicit: bool) -> None:
+        """Attach to the devices of ``view``; take off what went away.
+
+        ``explicit``: the uplinks are the user's own list, so a device that left it is let go. Where they
+        follow default routes a route may flap, and its device is kept.
+        """
+        wanted = dict(self._device_hooks(view))
+        for name, (hook, program, status) in wanted.items():
+            if status.mode == "off":
+                self._detach(name)
+                self._found[name] = status
+            else:
+                self._attach(hook, program, status)
+        attached = self._attacher.attached()
+        for name, link in attached.items():
+            left = not name.startswith(_SOCKETS) and name not in wanted
+            if left and (not link.target or explicit or not _is_uplink(link.program)):
+                self._detach(name)
+        for name in self._found.keys() - wanted.keys() - attached.keys():
+            if not name.startswith(_SOCKETS):
+                del self._found[name]
+
+    def _device_hooks(self, view: NodeView) -> Iterator[tuple[str, tuple[Hook, str, HookStatus]]]:
+        for device in view.uplinks:
+            hook = attach.xdp(device.name, device.ifindex)
+            status = HookStatus("xdp", device.name, _XDP, "native" if self._use_xdp else "off")
+            if not self._use_xdp:
+                status = replace(status, note="the settings turn XDP off; tc serves alone")
+            yield hook.name, (hook, _XDP, status)
+            yield from self._tc_hooks(device, _TC_UPLINK)
+        for device in view.pod_devices:
+            yield from self._tc_hooks(device, _TC_POD)
+
+    def _tc_hooks(
+        self, device: Device, programs: tuple[str, str]
+    ) -> Iterator[tuple[str, tuple[Hook, str, HookStatus]]]:
+        for program, egress in zip(programs, (False, True), strict=True):
+            hook = attach.tc(device.name, device.ifindex, egress=egress)
+            way = "tc egress" if egress else "tc ingress"
+            yield hook.name, (hook, program, HookStatus(way, device.name, program, self._tc_mode))
+
+    def _attach(self, hook: Hook, program: str, status: HookStatus) -> None:
+        before = self._found.get(hook.name)
+        try:
+            done = self._attacher.attach(hook, self._programs[program])
+        except DatapathError as error:
+            note = f"{error}; tc serves alone" if hook.type == AttachType.XDP else str(error)
+            status = replace(status, mode="failed", note=note)
+            if before != status:
+                log.warning("%s", note)
+        else:
+            if done != "kept":
+                log.info("%s: %s %s", status.where, program, done)
+        self._found[hook.name] = status
+
+    def _detach(self, name: str) -> None:
+        self._found.pop(name, None)
+        if self._attacher.detach(name):
+            log.info("%s: taken off", name)
+
+
+def _is_uplink(program: int) -> bool:
+    """Whether a program in the kernel, perhaps of an earlier agent, is one for uplinks."""
+    fd = libbpf.fd_by_id("prog", program)
+    try:
+        return program_info(fd).name.startswith(("xdp_uplink", "tc_uplink"))
+    finally:
+        os.close(fd)
