@@ -99,7 +99,7 @@ int every_map(struct xdp_md *ctx)
 	return bpf_map_lookup_elem(&drops, &key) ? XDP_PASS : XDP_DROP;
 }
 
-char license[] SEC("license") = "Dual BSD/GPL";
+char _license[] SEC("license") = "Dual BSD/GPL";
 """
 
 
