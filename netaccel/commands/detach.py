@@ -61,7 +61,10 @@ def _stop(instance: Instance) -> None:
     pid = instance.agent_pid()
     if not pid:
         return
-    os.kill(pid, signal.SIGTERM)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError as error:
+        raise DatapathError(f"the agent (pid {pid}) is in another pid namespace: stop it there") from error
     until = time.monotonic() + _PATIENCE
     while instance.agent_pid():
         if time.monotonic() > until:
