@@ -2,8 +2,9 @@
 """Destroying the sockets that are connected to a backend which was removed.
 
 A socket that socket load balancing connected would send to its backend for ever; a DNS client that never
-connects again would stick to a dead server. So such sockets are destroyed: the owner's next call fails
-with ECONNABORTED, it connects again and gets a live backend. Sockets of terminating backends stay.
+connects again would stick to a dead server. So such sockets are destroyed: the owner gets ECONNABORTED (a
+send() on a UDP socket EDESTADDRREQ), connects again and gets a live backend. Sockets of terminating backends
+stay.
 
 ``sock_peer`` says which sockets are meant, of all the node's network namespaces. The kernel destroys those of
 one namespace at a time, so a thread of the reaper's own enters each that has one.
