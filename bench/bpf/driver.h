@@ -15,7 +15,7 @@
 #include <bpf/bpf_endian.h>
 
 #define FRAME_MAX 96
-#define ROUNDS 64
+#define ROUNDS 32 /* a program run may make 33 tail calls */
 #define VERDICTS 8
 
 /* Written by user space before a run, read by the driver; verdicts and failures the other way. */
@@ -44,11 +44,14 @@ static __always_inline int restore(void *data, void *end)
 	__u32 port = driver.first_port + (driver.next++ & driver.port_mask);
 	__u32 at = driver.port_offset;
 
-	if (data + FRAME_MAX > end || at > FRAME_MAX - 2)
+	if (data + FRAME_MAX > end)
 		return -1;
 #pragma unroll
 	for (int i = 0; i < FRAME_MAX / 8; i++)
 		((__u64 *)data)[i] = driver.frame[i];
+	at &= 63;
+	if (data + at + sizeof(__u16) > end)
+		return -1;
 	*(__u16 *)(data + at) = bpf_htons(port);
 	return 0;
 }
