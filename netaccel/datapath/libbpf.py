@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes as c
 import errno as e
 import os
+import struct
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -477,6 +478,18 @@ def info(fd: int, filled: bytes = b"", size: int = 256) -> bytes:
     length = _U(size)
     _check(_lib().bpf_obj_get_info_by_fd(fd, buffer, c.byref(length)))
     return buffer.raw
+
+
+def btf_by_id(number: int) -> bytes:
+    """Raw BTF that the kernel keeps under an id."""
+    fd = fd_by_id("btf", number)
+    try:
+        size = struct.unpack_from("=QI", info(fd))[1]
+        blob = bytearray(size)
+        info(fd, struct.pack("=QI", _address(blob), size))
+        return bytes(blob)
+    finally:
+        os.close(fd)
 
 
 def address_of(data: bytearray) -> int:

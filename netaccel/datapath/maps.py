@@ -111,12 +111,13 @@ class _Table:
 class KernelMaps:
     """The maps of one node. Owns the descriptors; :meth:`close` them."""
 
-    def __init__(self, maps: Mapping[str, KernelMap], abi: Abi) -> None:
-        """``maps`` by their names in maps.h; taken over."""
+    def __init__(self, maps: Mapping[str, KernelMap], *abis: Abi) -> None:
+        """``maps`` by their names in maps.h; taken over. ``abis``: of the objects that declare them."""
+        codecs = {name: codec for abi in abis for name, codec in abi.maps.items()}
         self._tables = {
-            name: _Table(kernel, abi.maps[name])
+            name: _Table(kernel, codecs[name])
             for name, kernel in maps.items()
-            if name in abi.maps and kernel.info.type != MapType.SK_STORAGE  # its keys are descriptors
+            if name in codecs and kernel.info.type != MapType.SK_STORAGE  # its keys are descriptors
         }
         self._joined = {
             name[:-1]: (self._tables[name], self._tables[f"{name[:-1]}6"])
