@@ -33,7 +33,10 @@ class SlicePort(NamedTuple):
 
 
 class Endpoint(NamedTuple):
-    """One address of a slice with its conditions (absent ready, serving: True; terminating: False)."""
+    """One address of a slice with its conditions (absent ready, serving: True; terminating: False).
+
+    ``pod``: the name of its Pod, which is in the slice's namespace; "" where it is none.
+    """
 
     address: Address
     ready: bool = True
@@ -65,7 +68,10 @@ class ContainerPort:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A Pod. What only the lab reads (its command) stays in the lab."""
+    """A Pod. What only the lab reads (its command) stays in the lab.
+
+    One that ended (Succeeded, Failed) has no ``addresses``: another Pod may have them by now.
+    """
 
     key: PodKey
     node_name: str = ""

@@ -26,7 +26,10 @@ class ObjectKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
-    """The object is there and valid; it replaces what was there, and ends a rejection of it."""
+    """The object is there and valid; it replaces what was there, and ends all rejections of it.
+
+    Where one still holds (the same object in a second file), its Reject follows again.
+    """
 
     key: ObjectKey
     object: Object
@@ -36,7 +39,7 @@ class Upsert:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """The object is gone."""
+    """The object is gone. Rejections of it that no longer hold are forgiven by an event of their own."""
 
     key: ObjectKey
     received: float
@@ -58,7 +61,7 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class Forgive:
-    """An earlier rejection with this origin and key no longer holds and nothing replaces it (file mended or gone)."""
+    """A rejection with this origin and key no longer holds, and no Upsert says so (file mended or gone)."""
 
     key: ObjectKey | None
     origin: str

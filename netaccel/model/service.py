@@ -37,7 +37,7 @@ class ServiceKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServicePort:
-    """One entry of ``spec.ports``. ``node_port`` 0: none. ``target_port`` is for the lab's endpoint controller."""
+    """One entry of ``spec.ports``. ``node_port`` 0: none. ``target_port`` is the endpoint controller's."""
 
     name: str
     protocol: Protocol
@@ -51,9 +51,11 @@ class Service:
     """A Service that passed validation.
 
     ``served`` is False where a service proxy must leave it alone; ``unserved_reason`` says why
-    (headless, ExternalName, the service-proxy-name or the headless label).
+    (headless, ExternalName, the service-proxy-name or the headless label, no address at all).
     ``ingress`` holds only the load-balancer addresses whose ipMode is VIP or absent.
-    ``created`` is seconds since the epoch. ``affinity_timeout`` in seconds, 0: no affinity.
+    ``created`` is seconds since the epoch, infinity where the object has no date (files): a dated one is
+    older. ``affinity_timeout`` in seconds, 0: no affinity.
+    ``source_ranges`` empty: every client. Else clients of a family that they don't name are outside.
     """
 
     key: ServiceKey

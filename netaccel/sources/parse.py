@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From bytes of JSON, or builtins, to objects of the model or refusals. Every source reads through here.
+
+::
+
+    bytes or builtins ──structs─▶ raw (narrow structs) ──services, endpoints──▶ model
+
+Kinds: Service, EndpointSlice, Pod, Node, Namespace, and lists of them (``List``, ``ServiceList``, ...).
+Any other object is none of ours. One bad object, or one bad item of a list, harms only itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from netaccel.errors import ObjectError
+from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, PodKey, SliceKey
+from netaccel.model.event import Object, ObjectKey
+from netaccel.model.service import Service, ServiceKey
+from netaccel.sources import checks, endpoints, raw, services, structs
+from netaccel.sources.structs import RawObject
+
+API_VERSIONS = {
+    "Service": "v1",
+    "EndpointSlice": "discovery.k8s.io/v1",
+    "Pod": "v1",
+    "Node": "v1",
+    "Namespace": "v1",
+}
+"""Kinds that are read, and the one version of each."""
+
+CLUSTER_SCOPED = frozenset(("Node", "Namespace"))
+DEFAULT_NAMESPACE = "default"
+
+_TYPES: dict[str, type[raw.Named]] = {
+    "Service": raw.Service,
+    "EndpointSlice": raw.EndpointSlice,
+    "Pod": raw.Pod,
+    "Node": raw.Node,
+    "Namespace": raw.Namespace,
+}
+_BY_FOLDED_NAME = {kind.lower(): kind for kind in (*API_VERSIONS, "List")}
+_LISTS = {"List": "", **{f"{kind}List": kind for kind in API_VERSIONS}}
+
+
+class Parsed(NamedTuple):
+    """A valid object. ``item``: its place in a list, -1 where it stands alone."""
+
+    key: ObjectKey
+    object: Object
+    item: int = -1
+
+
+class Refused(NamedTuple):
+    """An object that can't be used. ``key`` is None where not even that could be read."""
+
+    key: ObjectKey | None
+    path: str
+    reason: str
+    item: int = -1
+
+
+Outcome = Parsed | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """One object before it is read. ``kind`` is known where a typed list gave it."""
+
+    raw: RawObject
+    kind: str
+    index: int
+
+
+def read(document: RawObject, kind: str = "") -> Iterator[Outcome]:
+    """Read one document: an object of ours, a list of such, or something else (nothing then).
+
+    ``kind`` says what it is where the object itself doesn't (items of an API server's list). Never
+    raises for what it is given.
+    """
+    try:
+        items = _unfold(document, kind)
+    except ObjectError as err:
+        yield Refused(key_of(document, kind), err.path, err.reason)
+        return
+    for item in items:
+        try:
+            obj = decode(item.raw, item.kind)
+        except ObjectError as err:
+            yield Refused(key_of(item.raw, item.kind), err.path, err.reason, item.index)
+        else:
+            if obj is not None:
+                yield Parsed(object_key(obj), obj, item.index)
+
+
+def decode(document: RawObject, kind: str = "") -> Object | None:
+    """Read one object that is no list; None where its kind is none of ours.
+
+    Raises ObjectError: where in the object, why, and the remedy.
+    """
+    kind = kind or _kind(document)
+    if kind not in _TYPES:
+        return None
+    obj = structs.decode(document, _TYPES[kind])
+    meta = obj.metadata or raw.Metadata()
+    if kind in CLUSTER_SCOPED:
+        namespace = ""
+    elif meta.namespace:
+        namespace = checks.dns_label(meta.namespace, "metadata.namespace")
+    else:
+        namespace = DEFAULT_NAMESPACE
+    path = "metadata.name"
+    match obj:
+        case raw.EndpointSlice():
+            slice_key = SliceKey(namespace, checks.dns_subdomain(meta.name, path))
+            return endpoints.convert_slice(obj, meta, slice_key)
+        case raw.Service():
+            return services.convert(obj, meta, ServiceKey(namespace, checks.dns_label(meta.name, path)))
+        case raw.Pod():
+            return endpoints.convert_pod(obj, meta, PodKey(namespace, checks.dns_subdomain(meta.name, path)))
+        case raw.Node():
+            return endpoints.convert_node(obj, meta, checks.dns_subdomain(meta.name, path))
+        case raw.Namespace():
+            return endpoints.convert_namespace(obj, meta, checks.dns_label(meta.name, path))
+    raise AssertionError(f"no conversion of {kind}")
+
+
+def object_key(obj: Object) -> ObjectKey:
+    """The key under which events speak of an object."""
+    match obj:
+        case Service():
+            return ObjectKey("Service", *obj.key)
+        case EndpointSlice():
+            return ObjectKey("EndpointSlice", *obj.key)
+        case Pod():
+            return ObjectKey("Pod", *obj.key)
+        case Node():
+            return ObjectKey("Node", "", obj.name)
+        case Namespace():
+            return ObjectKey("Namespace", "", obj.name)
+
+
+def key_of(document: RawObject, kind: str = "") -> ObjectKey | None:
+    """As much of the key as can be read of an object that is refused; None without a kind or a name."""
+    document = structs.builtins(document)
+    if not isinstance(document, dict):
+        return None
+    meta = document.get("metadata")
+    named = kind or document.get("kind")
+    name = meta.get("name") if isinstance(meta, dict) else None
+    if not (isinstance(named, str) and named in _TYPES and isinstance(name, str) and name):
+        return None
+    namespace = meta.get("namespace") if isinstance(meta, dict) else None
+    if named in CLUSTER_SCOPED:
+        namespace = ""
+    elif not (isinstance(namespace, str) and namespace):
+        namespace = DEFAULT_NAMESPACE
+    return ObjectKey(named, namespace, name)
+
+
+# ------------------------------------------------------------------ the head
+
+
+def _unfold(document: RawObject, kind: str) -> list[_Item]:
+    """The document itself, or the items of a list of objects of ours. Lists in lists are the API's no."""
+    found = kind or _kind(document)
+    if found not in _LISTS:
+        return [_Item(document, found, -1)] if found else []
+    item_kind = _LISTS[found]
+    return [_Item(item, item_kind, index) for index, item in enumerate(structs.items(document))]
+
+
+def _kind(document: RawObject) -> str:
+    """The kind of an object of ours or of a list of them; "" for all others.
+
+    The same kind in another group is another kind (Knative has Services too). A wrong version in the
+    right group, or none, is a mistake that is said.
+    """
+    head = structs.decode(document, raw.Head)
+    if not head.kind:
+        raise ObjectError("kind", "is missing: say what it is, such as kind: Service")
+    kind, version = head.kind, head.api_version or ""
+    if kind not in _LISTS and kind not in API_VERSIONS:
+        known = _BY_FOLDED_NAME.get(kind.lower())
+        if known is not None and version in ("", API_VERSIONS.get(known, "v1")):
+            raise ObjectError("kind", f"{kind!r} is written {known}: correct it")
+        return ""
+    wanted = API_VERSIONS.get(_LISTS.get(kind, kind), "v1")
+    if version == wanted:
+        return kind
+    group = version.rpartition("/")[0]
+    if group in ("", "core", wanted.rpartition("/")[0]):
+        given = f"{version!r} is not served" if version else "is missing"
+        raise ObjectError("apiVersion", f"{given}: give apiVersion: {wanted} for a {kind}")
+    return ""
