@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's whole datapath: found out, loaded, attached, in the order that loses no packet.
+
+Loading over pinned maps, then replacing programs in their place, then committing migrations: see
+:mod:`.loader`. Nothing here is undone when the agent goes; ``netaccel detach`` does that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from netaccel.config import Settings
+from netaccel.datapath import loader, netlink, ports
+from netaccel.datapath.abi import Abi
+from netaccel.datapath.attach import Attacher, has_tcx
+from netaccel.datapath.bpfobject import OBJECTS, Program
+from netaccel.datapath.clock import Clock, jiffies_per_second
+from netaccel.datapath.hooks import Hooks
+from netaccel.datapath.instance import Instance
+from netaccel.datapath.loader import Loaded
+from netaccel.datapath.mounts import find_cgroup
+from netaccel.datapath.node import NodeView, look
+from netaccel.errors import ConfigError, VerifierError
+
+log = logging.getLogger(__name__)
+
+_XDP = "xdp_uplink"
+_OBJECTS = ("sock_cgroup", _XDP, "tc_uplink", "tc_pod")
+_SET_RETVAL = (5, 18)  # bpf_set_retval; before it a refusal is EPERM
+
+
+def kernel_version() -> tuple[int, int]:
+    """Major and minor of the running kernel."""
+    match = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def constants(settings: Settings, hz: int) -> dict[str, int]:
+    """Fields of struct settings (abi.h) as the settings want them."""
+    snat, times = settings.snat_ports, settings.timeouts
+    per_tick = -(-settings.new_flows_per_second // hz)
+    return {
+        "node_cookie": netlink.netns_cookie(),
+        "hz": hz,
+        "syn_timeout": times.syn,
+        "established_timeout": times.established,
+        "closing_timeout": times.closing,
+        "unreplied_timeout": times.unreplied,
+        "udp_timeout": times.udp,
+        "new_flows_per_tick": per_tick,
+        "snat_first": snat.first,
+        "snat_count": snat.last - snat.first + 1,
+        "has_retval": int(kernel_version() >= _SET_RETVAL),
+    }
+
+
+def map_sizes(asked: Mapping[str, int], known: Collection[str]) -> dict[str, int]:
+    """Sizes by the kernel's names: ``flows`` means ``flows4`` and ``flows6``. Else ConfigError."""
+    sizes: dict[str, int] = {}
+    for name, entries in asked.items():
+        halves = (
+            [name] if name in known else [f"{name}{family}" for family in "46" if f"{name}{family}" in known]
+        )
+        if not halves:
+            raise ConfigError(f"mapSizes {name}: no such map; known are {', '.join(sorted(known))}")
+        sizes.update(dict.fromkeys(halves, entries))
+    if "services" in sizes:  # counters are indexed by the same ids
+        sizes.setdefault("service_counters", sizes["services"])
+    return sizes
+
+
+class Plane:
+    """The datapath of one node. Make it with :meth:`start`; closing it leaves the kernel as it is."""
+
+    def __init__(
+        self, settings: Settings, loaded: Loaded, hooks: Hooks, view: NodeView, warnings: Sequence[str]
+    ) -> None:
+        self.settings = settings
+        self.loaded = loaded
+        self.hooks = hooks
+        self.view = view
+        self.hz = jiffies_per_second()
+        self.clock = Clock()
+        self._warnings = tuple(warnings)
+
+    @classmethod
+    def start(cls, settings: Settings, instance: Instance) -> Self:
+        """Load and attach. ``instance`` is locked by the caller. ConfigError, DatapathError, AbiError."""
+        cgroup = find_cgroup(settings.cgroup)
+        ports.reserve(instance, settings.snat_ports)
+        view = look(settings)
+        loaded, warnings = _load(settings, instance)
+        hooks = Hooks(
+            Attacher(instance),
+            _Programs(loaded),
+            cgroup,
+            _socket_programs(loaded),
+            use_xdp=_XDP in loaded.objects,
+            tc_mode="tcx" if has_tcx() else "clsact",
+        )
+        hooks.attach_sockets()
+        hooks.follow(view, explicit=bool(settings.uplinks))
+        loaded.commit()
+        return cls(settings, loaded, hooks, view, warnings)
+
+    def follow(self) -> bool:
+        """Look at the node again and attach to what appeared; whether anything is different."""
+        view = look(self.settings)
+        changed = view != self.view
+        self.view = view
+        self.hooks.follow(view, explicit=bool(self.settings.uplinks))
+        return changed
+
+    def warnings(self) -> list[str]:
+        """What is served less well than asked, now."""
+        failed = (hook.note for hook in self.hooks.status() if hook.mode == "failed")
+        return [*self._warnings, *self.view.warnings, *failed]
+
+    def close(self) -> None:
+        """Close descriptors."""
+        self.clock.close()
+        self.loaded.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Programs(Mapping[str, Program]):
+    """Programs of all objects by name."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+        self._names = [name for obj in loaded.objects.values() for name in obj.program_names()]
+
+    def __getitem__(self, name: str) -> Program:
+        return self._loaded.program(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _socket_programs(loaded: Loaded) -> dict[str, int]:
+    obj = loaded.objects["sock_cgroup"]
+    return {name: obj.attach_type(name) for name in obj.program_names()}
+
+
+def _map_names(objects: Sequence[str]) -> set[str]:
+    paths = (OBJECTS / f"{name}.o" for name in objects)
+    return {name for path in paths for name in Abi.from_elf(path.read_bytes()).maps}
+
+
+def _load(settings: Settings, instance: Instance) -> tuple[Loaded, list[str]]:
+    """Load the objects; without XDP's where the kernel refuses it, since tc can serve alone."""
+    objects = [name for name in _OBJECTS if settings.xdp != "off" or name != _XDP]
+    sizes = map_sizes(settings.map_sizes, _map_names(objects)) if settings.map_sizes else {}
+    values = constants(settings, jiffies_per_second())
+    try:
+        return loader.load(instance, objects, constants=values, sizes=sizes), []
+    except VerifierError as error:
+        if _XDP not in objects or _XDP not in str(error):
+            raise
+        log.warning("%s; tc serves alone", error)
+        objects.remove(_XDP)
+        loaded = loader.load(instance, objects, constants=values, sizes=sizes)
+        return loaded, [f"{error}; tc serves alone"]
