@@ -148,17 +148,13 @@ static __always_inline int flow_is_pair(int family, const struct tuple *t, const
 /* Jiffies without a packet after which the entry means nothing. */
 static __always_inline __u32 flow_timeout(__u8 state, __u8 proto)
 {
-	switch (state) {
-	case FLOW_UNREPLIED:
-		return settings.unreplied_timeout * settings.hz;
-	case FLOW_SYN:
-		return settings.syn_timeout * settings.hz;
-	case FLOW_ESTABLISHED:
-		return (proto == IPPROTO_TCP ? settings.established_timeout : settings.udp_timeout) *
-		       settings.hz;
-	default:
-		return settings.closing_timeout * settings.hz;
-	}
+	__u32 seconds = settings.closing_timeout;
+
+	if (state == FLOW_ESTABLISHED)
+		seconds = proto == IPPROTO_TCP ? settings.established_timeout : settings.udp_timeout;
+	else if (state < FLOW_ESTABLISHED)
+		seconds = state == FLOW_SYN ? settings.syn_timeout : settings.unreplied_timeout;
+	return seconds * settings.hz;
 }
 
 static __always_inline int flow_expired(const struct flow *f, __u8 proto, __u32 now)

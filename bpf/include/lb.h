@@ -194,16 +194,15 @@ static __always_inline int lb_decide(int family, enum lb_source source, struct p
 /* Stores what lb_decide() chose. 0 or a drop reason. */
 static __always_inline int lb_open(int family, struct packet *p, struct lb *lb, enum flow_path path)
 {
+	__u32 zero = 0;
+	struct tuple *t = bpf_map_lookup_elem(&tuple_scratch, &zero);
 	int reason;
 
+	if (!t)
+		return DROP_FLOW_TABLE;
+	*t = p->tuple;
 	lb->fresh->path = path;
-	if (family == AF_INET) {
-		struct tuple t = p->tuple; /* a copy, so that the packet itself stays in registers */
-
-		reason = flow_open4(&t, lb->fresh, lb->flow);
-	} else {
-		reason = flow_open6(&p->tuple, lb->fresh, lb->flow);
-	}
+	reason = family == AF_INET ? flow_open4() : flow_open6();
 	if (!reason && lb->frontend->flags & FRONTEND_AFFINITY) {
 		struct affinity_key key = { .service = lb->fresh->service };
 

@@ -176,13 +176,20 @@ struct {
 	__type(value, struct limiter);
 } limiter SEC(".maps");
 
-/* Where programs compose a new flow: their stack is short. Holds nothing between packets. */
+/* Where programs compose a new flow: its forward half and the key of that. Hold nothing between packets. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
 	__type(key, __u32);
 	__type(value, struct flow);
 } flow_scratch SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow6_key);
+} tuple_scratch SEC(".maps");
 
 /* Where TC programs compose an ICMP error: larger than their stack. Holds nothing between packets. */
 #define REPLY_SCRATCH_LEN 1536 /* three chunks of 512 to sum */

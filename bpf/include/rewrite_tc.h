@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * Rewriting in TC: by helpers, since the checksum of a local sender's packet may be pending (partial), and
- * a driver may have summed the whole packet (CHECKSUM_COMPLETE); arithmetic on the bytes would break both.
+ * Rewriting in TC: through the helpers, which know of partial checksums (packets of local senders) and of
+ * sums that the device computed. Invalidates pointers into the packet.
  */
 #ifndef NETACCEL_REWRITE_TC_H
 #define NETACCEL_REWRITE_TC_H
@@ -11,77 +11,84 @@
 #include "packet.h"
 #include "parse.h"
 
-/* Ports and checksum of TCP or UDP. `addresses` is the change of the pseudo-header's sum. */
+/* Where the transport header has its checksum, and how it is to be treated. */
+static __always_inline __u32 rewrite_check_at(const struct packet *p, __u64 *flags)
+{
+	if (p->tuple.proto == IPPROTO_TCP) {
+		*flags = 0;
+		return p->l4 + offsetof(struct tcphdr, check);
+	}
+	*flags = BPF_F_MARK_MANGLED_0; /* 0 stays 0: none; and none becomes 0 */
+	return p->l4 + offsetof(struct udphdr, check);
+}
+
+/* Later fragments have neither ports nor a checksum. */
 static __always_inline int rewrite_tc_transport(struct __sk_buff *skb, const struct packet *p,
-						const struct flow *f, __u32 addresses)
+						const struct flow *f, __s64 addresses)
 {
-	int udp = p->tuple.proto == IPPROTO_UDP;
-	__u32 at = p->l4 + (udp ? offsetof(struct udphdr, check) : offsetof(struct tcphdr, check));
-	__u64 flags = udp ? BPF_F_MARK_MANGLED_0 : 0;
-	struct ports ports = { f->new_sport, f->new_dport };
+	struct ports old = { p->tuple.sport, p->tuple.dport }, new = { f->new_sport, f->new_dport };
+	__u32 from, to, at;
+	__u64 flags;
 
+	if (p->flags & PACKET_LATER_FRAGMENT)
+		return 0;
+	__builtin_memcpy(&from, &old, sizeof(from));
+	__builtin_memcpy(&to, &new, sizeof(to));
+	at = rewrite_check_at(p, &flags);
 	if (bpf_l4_csum_replace(skb, at, 0, addresses, flags | BPF_F_PSEUDO_HDR) ||
-	    bpf_l4_csum_replace(skb, at, p->tuple.sport, ports.source, flags | 2) ||
-	    bpf_l4_csum_replace(skb, at, p->tuple.dport, ports.dest, flags | 2) ||
-	    bpf_skb_store_bytes(skb, p->l4, &ports, sizeof(ports), 0))
+	    bpf_l4_csum_replace(skb, at, from, to, flags | sizeof(from)) ||
+	    bpf_skb_store_bytes(skb, p->l4, &new, sizeof(new), 0))
 		return DROP_REWRITE;
 	return 0;
 }
 
-static __always_inline int rewrite_tc_ip4(struct __sk_buff *skb, const struct packet *p,
-					  const struct addr *src, const struct addr *dst, int hops)
+static __always_inline int rewrite_tc4(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
+				       int hops)
 {
-	__u32 check = p->l3 + offsetof(struct iphdr, check);
-	__u8 ttl = p->hop_limit - hops;
+	__be32 old[2] = { p->tuple.src.w[3], p->tuple.dst.w[3] }, new[2];
+	__u32 check = p->l3 + offsetof(struct iphdr, check), ttl = p->l3 + offsetof(struct iphdr, ttl);
+	__u8 left = p->hop_limit - 1;
+	__s64 delta;
 
-	if (bpf_l3_csum_replace(skb, check, p->tuple.src.w[3], src->w[3], 4) ||
-	    bpf_l3_csum_replace(skb, check, p->tuple.dst.w[3], dst->w[3], 4) ||
-	    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, saddr), &src->w[3], 4, 0) ||
-	    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, daddr), &dst->w[3], 4, 0))
+	new[0] = ((const struct addr *)f->new_src)->w[3];
+	new[1] = ((const struct addr *)f->new_dst)->w[3];
+	delta = bpf_csum_diff(old, sizeof(old), new, sizeof(new), 0);
+	if (delta < 0 || bpf_l3_csum_replace(skb, check, 0, delta, 0) ||
+	    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, saddr), new, sizeof(new), 0))
 		return DROP_REWRITE;
-	if (hops && (bpf_l3_csum_replace(skb, check, bpf_htons(p->hop_limit << 8), bpf_htons(ttl << 8), 2) ||
-		     bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, ttl), &ttl, 1, 0)))
+	/* The hop limit is the high byte of its word. */
+	if (hops && (bpf_l3_csum_replace(skb, check, bpf_htons(0x0100), 0, sizeof(__be16)) ||
+		     bpf_skb_store_bytes(skb, ttl, &left, sizeof(left), 0)))
 		return DROP_REWRITE;
-	return 0;
+	return rewrite_tc_transport(skb, p, f, delta);
 }
 
-/*
- * BPF_F_PSEUDO_HDR takes the change of the checksum field into a complete sum, as IPv4 needs it, where the
- * IP header's own checksum makes up for the addresses. IPv6 has none: the addresses are stored with
- * BPF_F_RECOMPUTE_CSUM, which does. (Linux 6.16 has BPF_F_IPV6 for the same, older ones refuse that.)
- */
-static __always_inline int rewrite_tc_ip6(struct __sk_buff *skb, const struct packet *p,
-					  const struct addr *src, const struct addr *dst, int hops)
+/* IPv6 has no header checksum that would balance a change of its header: hence BPF_F_RECOMPUTE_CSUM, for
+ * sums that the device computed over all of it. */
+static __always_inline int rewrite_tc6(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
+				       int hops)
 {
-	const __u64 recompute = BPF_F_RECOMPUTE_CSUM;
-	__u8 limit = p->hop_limit - hops;
+	__u32 limit = p->l3 + offsetof(struct ipv6hdr, hop_limit);
+	__u8 left = p->hop_limit - 1;
+	struct addr new[2];
+	__s64 delta;
 
-	if (bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, saddr), src, ADDR_LEN, recompute) ||
-	    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, daddr), dst, ADDR_LEN, recompute))
+	__builtin_memcpy(&new[0], f->new_src, ADDR_LEN);
+	__builtin_memcpy(&new[1], f->new_dst, ADDR_LEN);
+	delta = bpf_csum_diff((__be32 *)&p->tuple.src, sizeof(new), (__be32 *)new, sizeof(new), 0);
+	if (delta < 0 || bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, saddr), new, sizeof(new),
+					     BPF_F_RECOMPUTE_CSUM))
 		return DROP_REWRITE;
-	if (hops &&
-	    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, hop_limit), &limit, 1, recompute))
+	if (hops && bpf_skb_store_bytes(skb, limit, &left, sizeof(left), BPF_F_RECOMPUTE_CSUM))
 		return DROP_REWRITE;
-	return 0;
+	return rewrite_tc_transport(skb, p, f, delta);
 }
 
-/* The packet takes *f's new tuple, its hop limit less by `hops`; a later fragment has addresses only. 0 or
- * a drop reason. */
+/* The packet leaves with *f's new tuple, its hop limit less by `hops`. 0 or a drop reason. */
 static __always_inline int rewrite_tc(struct __sk_buff *skb, int family, const struct packet *p,
 				      const struct flow *f, int hops)
 {
-	struct tuple old = p->tuple, new; /* both on the stack: a map's value may change meanwhile */
-	__u32 addresses;
-
-	__builtin_memcpy(&new.src, f->new_src, ADDR_LEN);
-	__builtin_memcpy(&new.dst, f->new_dst, ADDR_LEN);
-	if (!(p->flags & PACKET_LATER_FRAGMENT)) {
-		addresses = bpf_csum_diff((__be32 *)&old, 2 * ADDR_LEN, (__be32 *)&new, 2 * ADDR_LEN, 0);
-		if (rewrite_tc_transport(skb, p, f, addresses))
-			return DROP_REWRITE;
-	}
-	return family == AF_INET ? rewrite_tc_ip4(skb, p, &new.src, &new.dst, hops)
-				 : rewrite_tc_ip6(skb, p, &new.src, &new.dst, hops);
+	return family == AF_INET ? rewrite_tc4(skb, p, f, hops) : rewrite_tc6(skb, p, f, hops);
 }
 
 #endif

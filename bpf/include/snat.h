@@ -72,21 +72,28 @@ static __always_inline int snat_search(int family, const struct tuple *t, int tr
 {
 	__u64 hash = tuple_hash(family, t) * 0x9e3779b97f4a7c15ULL;
 	__u32 at = hash >> 32, step = (hash >> 16 & 0xffff) | 1;
+	__u32 tried = 0, which = COUNTER_SNAT_RETRY;
 	int taken = 1;
+	__u64 *retries;
 
 	if (!translated) {
 		candidate->dport = t->sport;
 		taken = snat_is_taken(family, t, candidate, now, found);
+		tried = 1;
 	}
 	if (!settings.snat_count)
 		return -taken;
 #pragma nounroll
-	for (int i = 0; taken && i < SNAT_TRIES; i++, at += step) {
-		if (i || !translated)
-			count(COUNTER_SNAT_RETRY);
+	for (int i = 0; taken && i < SNAT_TRIES; i++) {
 		candidate->dport = bpf_htons(settings.snat_first + at % settings.snat_count);
 		taken = snat_is_taken(family, t, candidate, now, found);
+		at += step;
+		tried++;
 	}
+	/* Not "if there were any": the verifier would follow each number by itself. */
+	retries = bpf_map_lookup_elem(&counters, &which);
+	if (retries)
+		*retries += tried - 1;
 	return -taken;
 }
 
@@ -115,20 +122,29 @@ static __always_inline int snat_allocate(int family, const struct tuple *t, stru
 	return err ? DROP_FLOW_TABLE : 0;
 }
 
-static __always_inline int flow_open(int family, struct tuple *t, struct flow *fresh, struct flow *old)
+/* The flow in flow_scratch, for packets of the tuple in tuple_scratch. */
+static __always_inline int flow_open(int family)
 {
+	__u32 zero = 0;
+	struct tuple *t = bpf_map_lookup_elem(&tuple_scratch, &zero);
+	struct flow *fresh = bpf_map_lookup_elem(&flow_scratch, &zero), *old;
 	struct tuple other;
 	int reason;
 
+	if (!t || !fresh)
+		return DROP_FLOW_TABLE;
 	if (!flow_admitted(fresh->seen))
 		return DROP_FLOW_LIMIT;
+	old = flow_find(family, t, FLOW_FORWARD);
 	if (old)
 		flow_evict_other(family, t, FLOW_FORWARD, old);
 	reason = snat_allocate(family, t, fresh);
 	if (reason)
 		return reason;
-	if (!flow_store(family, t, FLOW_FORWARD, fresh, BPF_NOEXIST) ||
-	    !flow_store(family, t, FLOW_FORWARD, fresh, BPF_ANY))
+	if (!flow_store(family, t, FLOW_FORWARD, fresh, old ? BPF_ANY : BPF_NOEXIST))
+		return 0;
+	/* Full; or another CPU opened this flow just now, with the same port: then it stands. */
+	if (flow_find(family, t, FLOW_FORWARD))
 		return 0;
 	flow_other_tuple(t, fresh, &other);
 	flow_delete(family, &other, FLOW_REVERSE);
@@ -136,18 +152,21 @@ static __always_inline int flow_open(int family, struct tuple *t, struct flow *f
 }
 
 /*
- * Opens the flow *fresh for packets of *t: both halves are inserted, fresh->new_sport is set. `old` is the
- * stale entry that it replaces, or NULL. 0, or DROP_FLOW_LIMIT, DROP_SNAT_EXHAUSTED, DROP_FLOW_CLASH,
- * DROP_FLOW_TABLE; then nothing was inserted.
+ * Opens the flow that tuple_scratch and flow_scratch describe: both halves are inserted in place of stale
+ * ones, new_sport and flags of the scratch are set. 0, or DROP_FLOW_LIMIT, DROP_SNAT_EXHAUSTED,
+ * DROP_FLOW_CLASH, DROP_FLOW_TABLE; then nothing was inserted.
+ *
+ * Global functions without pointers as arguments, which kernels before 5.12 refuse: the verifier follows
+ * their loops once, and not once for each way that leads to them.
  */
-static __noinline int flow_open4(struct tuple *t, struct flow *fresh, struct flow *old)
+__noinline int flow_open4(void)
 {
-	return flow_open(AF_INET, t, fresh, old);
+	return flow_open(AF_INET);
 }
 
-static __noinline int flow_open6(struct tuple *t, struct flow *fresh, struct flow *old)
+__noinline int flow_open6(void)
 {
-	return flow_open(AF_INET6, t, fresh, old);
+	return flow_open(AF_INET6);
 }
 
 #endif

@@ -25,6 +25,47 @@ static __always_inline int drop(const struct packet *p, __u32 reason)
 	return XDP_DROP;
 }
 
+/* 1 where *f has a next hop that is recent and takes a packet of this length. */
+static __always_inline int hop_known(const struct flow *f, __u16 length, __u32 now)
+{
+	return f->hop_ifindex && now - f->hop_seen <= settings.hz && length <= f->hop_mtu;
+}
+
+static __always_inline int hop_learn(void *ctx, int family, __u32 ifindex, struct flow *f, __u8 proto,
+				     __u16 length)
+{
+	struct hop_query q = {
+		.src = (const struct addr *)f->new_src,
+		.dst = (const struct addr *)f->new_dst,
+		.sport = f->new_sport,
+		.dport = f->new_dport,
+		.proto = proto,
+		.length = length,
+	};
+	struct bpf_fib_lookup fib;
+
+	if (hop_ask(ctx, family, ifindex, &q, &fib) != BPF_FIB_LKUP_RET_SUCCESS)
+		return -1;
+	__builtin_memcpy(f->hop_dst, fib.dmac, sizeof(f->hop_dst));
+	__builtin_memcpy(f->hop_src, fib.smac, sizeof(f->hop_src));
+	/* Where the kernel gives no MTU (before 5.13) the length that was asked for stands here still: then
+	 * a longer packet asks again. */
+	f->hop_mtu = fib.mtu_result;
+	f->hop_ifindex = fib.ifindex;
+	f->hop_seen = jiffies_now();
+	return 0;
+}
+
+static __noinline int hop_learn4(void *ctx, __u32 ifindex, struct flow *f, __u8 proto, __u16 length)
+{
+	return hop_learn(ctx, AF_INET, ifindex, f, proto, length);
+}
+
+static __noinline int hop_learn6(void *ctx, __u32 ifindex, struct flow *f, __u8 proto, __u16 length)
+{
+	return hop_learn(ctx, AF_INET6, ifindex, f, proto, length);
+}
+
 /* 1 where *f says how to leave by this device. Leaving by another needs its driver's consent: TC's work. */
 static __always_inline int has_hop(struct xdp_md *ctx, int family, const struct packet *p, struct flow *f,
 				   __u32 now)
