@@ -36,17 +36,11 @@ enum icmp_action {
 	ICMP_DROP,     /* for *reason */
 };
 
-/* All words that may change and that the checksum of the ICMP message covers. Two of them and
- * bpf_csum_diff() give its change. */
-struct icmp_words {
-	struct addr outer_src; /* pseudo-header of ICMPv6; zero for IPv4 */
-	struct addr outer_dst;
-	struct addr src; /* of the quoted packet */
-	struct addr dst;
-	__be16 sport;
-	__be16 dport;
-	__sum16 ip_check;
-	__sum16 check; /* of the quoted transport header, zero where the quote ends before it */
+/* The checksums inside a quote, which are data to the checksum of the ICMP message: as one word of its sum.
+ */
+struct icmp_checks {
+	__sum16 ip;        /* zero for IPv6 */
+	__sum16 transport; /* zero where the quote ends before it */
 };
 
 /* Where the quoted transport header has its checksum, from the start of the frame; 0: not quoted, or none. */
@@ -128,39 +122,38 @@ static __always_inline int icmp_store_addresses(struct __sk_buff *skb, int famil
 	       bpf_skb_store_bytes(skb, l3 + offsetof(struct ipv6hdr, daddr), dst, ADDR_LEN, 0);
 }
 
-static __always_inline __u32 icmp_diff(const void *from, const void *to, __u32 len)
+static __always_inline __u32 icmp_diff(const void *from, const void *to, __u32 len, __u32 sum)
 {
-	return bpf_csum_diff((__be32 *)from, len, (__be32 *)to, len, 0);
+	return bpf_csum_diff((__be32 *)from, len, (__be32 *)to, len, sum);
 }
 
-/* The quoted headers take *new's addresses and ports; its checksums follow and are noted in *old and *new. */
-static __always_inline int icmp_rewrite_quote(struct __sk_buff *skb, int family, const struct packet *p,
-					      const struct packet *q, struct icmp_words *old,
-					      struct icmp_words *new)
+/* Changes a checksum inside the quote by `delta`; what it was goes to *old, what it is to *new. */
+static __always_inline int icmp_change_check(struct __sk_buff *skb, __u32 at, __u32 delta, __u64 flags,
+					     __sum16 *old, __sum16 *new)
 {
-	__u32 addresses = icmp_diff(&old->src, &new->src, 2 * ADDR_LEN), all;
-	__u32 at = icmp_check_at(skb, p, q);
+	return bpf_skb_load_bytes(skb, at, old, 2) || bpf_l4_csum_replace(skb, at, 0, delta, flags) ||
+	       bpf_skb_load_bytes(skb, at, new, 2);
+}
 
-	if (family == AF_INET) {
-		__u32 check_at = q->l3 + offsetof(struct iphdr, check);
+/* The quoted headers take addresses `to` (source, destination) and *ports. *sum: the change of the sum of
+ * the message. */
+static __always_inline int icmp_rewrite_quote(struct __sk_buff *skb, int family, const struct packet *p,
+					      const struct packet *q, const struct addr *to,
+					      const struct ports *ports, __u32 *sum)
+{
+	__u64 flags = q->tuple.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	struct icmp_checks old = {}, new = {};
+	__u32 addresses = icmp_diff(&q->tuple.src, to, 2 * ADDR_LEN, 0);
+	__u32 all = icmp_diff(&q->tuple.sport, ports, sizeof(*ports), addresses);
+	__u32 at = icmp_check_at(skb, p, q), ip_at = q->l3 + offsetof(struct iphdr, check);
 
-		if (bpf_skb_load_bytes(skb, check_at, &old->ip_check, 2) ||
-		    bpf_l3_csum_replace(skb, check_at, 0, addresses, 0) ||
-		    bpf_skb_load_bytes(skb, check_at, &new->ip_check, 2))
-			return -1;
-	}
-	if (at) {
-		__u64 flags = q->tuple.proto == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
-
-		all = bpf_csum_diff((__be32 *)&old->sport, 4, (__be32 *)&new->sport, 4, addresses);
-		if (bpf_skb_load_bytes(skb, at, &old->check, 2) ||
-		    bpf_l4_csum_replace(skb, at, 0, all, flags) ||
-		    bpf_skb_load_bytes(skb, at, &new->check, 2))
-			return -1;
-	}
-	if (bpf_skb_store_bytes(skb, q->l4, &new->sport, 4, 0))
+	if (family == AF_INET && icmp_change_check(skb, ip_at, addresses, 0, &old.ip, &new.ip))
 		return -1;
-	return icmp_store_addresses(skb, family, q->l3, &new->src, &new->dst);
+	if (at && icmp_change_check(skb, at, all, flags, &old.transport, &new.transport))
+		return -1;
+	*sum = icmp_diff(&old, &new, sizeof(old), all);
+	return bpf_skb_store_bytes(skb, q->l4, ports, sizeof(*ports), 0) ||
+	       icmp_store_addresses(skb, family, q->l3, to, to + 1);
 }
 
 /* The header of the error itself. */
@@ -193,30 +186,22 @@ static __always_inline int icmp_rewrite(struct __sk_buff *skb, int family, const
 					const struct packet *q, const struct flow *f, __u8 direction,
 					int hops)
 {
-	struct icmp_words old = { .src = q->tuple.src, .dst = q->tuple.dst };
-	struct icmp_words new = {};
-	struct addr src = p->tuple.src, dst;
+	struct ports ports = { f->new_dport, f->new_sport };
+	struct addr
+		to[3]; /* source of the error; its destination and source of the quote; quote's destination */
+	__u32 sum;
 
-	__builtin_memcpy(&new.src, f->new_dst, ADDR_LEN);
-	__builtin_memcpy(&new.dst, f->new_src, ADDR_LEN);
-	old.sport = q->tuple.sport;
-	old.dport = q->tuple.dport;
-	new.sport = f->new_dport;
-	new.dport = f->new_sport;
-	dst = new.src;
+	__builtin_memcpy(to + 1, f->new_dst, ADDR_LEN);
+	__builtin_memcpy(to + 2, f->new_src, ADDR_LEN);
 	/* The client knows the frontend alone, and a backend's network the node: what lies behind them has
 	 * no route there, or fails its reverse path filter. */
-	if (direction == FLOW_REVERSE || f->flags & FLOW_SNAT)
-		src = new.dst;
-	if (family == AF_INET6) {
-		old.outer_src = p->tuple.src;
-		old.outer_dst = p->tuple.dst;
-		new.outer_src = src;
-		new.outer_dst = dst;
-	}
-	if (icmp_rewrite_quote(skb, family, p, q, &old, &new) ||
-	    icmp_rewrite_outer(skb, family, p, &src, &dst, hops) ||
-	    bpf_l4_csum_replace(skb, p->l4 + 2, 0, icmp_diff(&old, &new, sizeof(old)), 0))
+	to[0] = direction == FLOW_REVERSE || f->flags & FLOW_SNAT ? to[2] : p->tuple.src;
+	if (icmp_rewrite_quote(skb, family, p, q, to + 1, &ports, &sum))
+		return DROP_REWRITE;
+	if (family == AF_INET6) /* the pseudo-header */
+		sum = icmp_diff(&p->tuple.src, to, 2 * ADDR_LEN, sum);
+	if (icmp_rewrite_outer(skb, family, p, to, to + 1, hops) ||
+	    bpf_l4_csum_replace(skb, p->l4 + 2, 0, sum, 0))
 		return DROP_REWRITE;
 	return 0;
 }
