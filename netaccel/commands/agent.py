@@ -81,9 +81,8 @@ def agent(config: Path | None, log_level: str, **flags: object) -> None:
     given = {name: ",".join(v) if isinstance(v, tuple) else v for name, v in flags.items() if v}
     settings = load(given, file=config)
     require_root()
-    logging.basicConfig(
-        level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("netaccel").setLevel(log_level.upper())
     from netaccel.agent import run
 
     run(settings)
