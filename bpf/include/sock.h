@@ -50,6 +50,8 @@ static __always_inline __u32 sock_frontend(struct sock_call *call)
 
 	if (!fe)
 		return frontend_find_wildcard(call->family, &call->addr) ? DROP_NO_SUCH_PORT : DROP_NONE;
+	if (fe->kind == FRONTEND_RESERVED_PORT)
+		return DROP_NONE; /* connect() to the unspecified address means loopback */
 	if (fe->flags & FRONTEND_SOURCE_RANGES) {
 		/* A pod's source address may not be known yet: the program of its device judges by address.
 		 */

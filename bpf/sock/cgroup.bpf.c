@@ -2,7 +2,8 @@
 /*
  * Socket load balancing: connect() and sendmsg() to a frontend reach a backend before a packet exists; the
  * application goes on seeing the Service's address. bind() to a frontend's node port is refused.
- * Attached to the node's cgroup. docs/decisions/socket-nat-map.md says why the maps are as they are.
+ * Attached to the node's cgroup. docs/decisions/0009-socket-peers-by-cookie.md says why the maps are as they
+ * are.
  */
 #include "sock.h"
 

@@ -86,19 +86,23 @@ class SocketReaper:
     def _reap(self) -> int:
         left = dict(self._destroyer.stale())
         wanted = {peer.netns for peer in left.values()}
+        visited: set[int] = set()
         count = 0
         places = namespaces(self._cgroup, self._namespace) if left else {}
         for inode, paths in places.items():
-            for cookie in self._destroy_inside(inode, paths, wanted, left):
-                left.pop(cookie, None)
-                count += 1
+            cookie, destroyed = self._destroy_inside(inode, paths, wanted, left)
+            visited.add(cookie)
+            count += len(destroyed)
+            for number in destroyed:
+                left.pop(number, None)
         self.destroyed += count
-        self._forget(left)
+        self._forget({(number, peer) for number, peer in left.items() if peer.netns in visited})
         return count
 
     def _destroy_inside(
         self, inode: int, paths: list[Path], wanted: set[int], stale: Stale
-    ) -> Collection[int]:
+    ) -> tuple[int, Collection[int]]:
+        """Cookie of the namespace (0: unknown), and of the sockets destroyed there."""
         for path in paths:
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -108,18 +112,18 @@ class SocketReaper:
                 if os.fstat(descriptor).st_ino != inode:
                     continue  # another process has its number
                 with inside_namespace(f"/proc/self/fd/{descriptor}"):
-                    wanted_here = netns_cookie() in wanted | {0}  # 0: the kernel doesn't tell
-                    return self._destroyer.destroy(stale) if wanted_here else ()
+                    cookie = netns_cookie()
+                    worthwhile = not cookie or cookie in wanted
+                    return cookie, self._destroyer.destroy(stale) if worthwhile else ()
             finally:
                 os.close(descriptor)
-        return ()
+        return 0, ()
 
-    def _forget(self, left: Stale) -> None:
+    def _forget(self, missed: set[tuple[int, SockPeer]]) -> None:
         """Remove entries that led to no socket twice: it is closed, or connected elsewhere.
 
         Once is not enough: a connect() under way has its entry before it has its peer.
         """
-        missed = set(left.items())
         gone = missed & self._missed
         if gone:
             self._maps.delete("sock_peer", [cookie for cookie, _ in gone])

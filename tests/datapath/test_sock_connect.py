@@ -132,6 +132,19 @@ def test_what_is_no_frontend_is_left_alone(world: World, way: Way) -> None:
             assert asked(udp(world, way), [backend, 8080]) == "a"
 
 
+@pytest.mark.parametrize(
+    ("family", "address", "port"), [(AF_INET, "0.0.0.0", 30080), (AF_INET6, "::", 30081)]
+)
+def test_the_unspecified_address_is_the_pods_own_though_a_node_port_is_reserved(
+    world: World, family: int, address: str, port: int
+) -> None:
+    world.reserve(port, TCP, family)
+    world.pod.ask("serve", family, SOCK_STREAM, address, port, "mine")
+    client = world.pod.socket(family, SOCK_STREAM)
+    client.connect([address, port])
+    assert client.recv(100) == "mine"
+
+
 def test_what_is_remembered_of_a_socket_goes_with_it(world: World, way: Way) -> None:
     service = world.service(way.service, TCP)
     inserted, deleted = world.counter("SOCK_PEER_INSERT"), world.counter("SOCK_PEER_DELETE")

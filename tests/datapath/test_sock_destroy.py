@@ -167,6 +167,17 @@ async def test_an_entry_without_a_socket_is_forgotten_at_the_second_look(
     assert reaper.forgotten == 1
 
 
+async def test_an_entry_of_a_namespace_out_of_reach_is_kept(world: World, reaper: SocketReaper) -> None:
+    entry = SockPeer(
+        1 << 50, parse_address("10.96.0.250"), parse_address("10.77.250.1"), 80, 8080, 250, 4000, 1
+    )
+    world.maps.write("sock_peer", [(1 << 60, entry)])
+    for _ in range(3):
+        assert await reaper.reap() == 0
+    assert world.maps.get("sock_peer", 1 << 60) == entry
+    world.maps.delete("sock_peer", [1 << 60])
+
+
 async def test_many_sockets_of_many_processes(world: World, reaper: SocketReaper) -> None:
     service = world.service(AF_INET, UDP)
     clients = [connected(world.pod, WAYS["ipv4"], service) for _ in range(200)]
