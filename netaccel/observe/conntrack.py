@@ -28,6 +28,7 @@ _LRU = {
     "flows6": "flow6",
     "affinity": "affinity",
     "fragments": "fragment",
+    "sock_peer": "sock_peer",
     "sock_nat": "sock_nat",
     "sock_udp": "sock_udp",
 }
