@@ -28,8 +28,8 @@ def enter(namespace: str, cgroup: str) -> None:
     Path(cgroup, "cgroup.procs").write_text(str(os.getpid()))
 
 
-def open_socket(family: int, kind: int) -> int:
-    made = socket.socket(family, kind)
+def open_socket(family: int, kind: int, proto: int = 0) -> int:
+    made = socket.socket(family, kind, proto)
     made.settimeout(TIMEOUT)
     sockets[made.fileno()] = made
     return made.fileno()

@@ -64,8 +64,8 @@ class Actor:
         result = answer["result"]
         return tuple(result) if isinstance(result, list) else result
 
-    def socket(self, family: int, kind: int) -> Remote:
-        return Remote(self, self.ask("open_socket", family, kind))
+    def socket(self, family: int, kind: int, proto: int = 0) -> Remote:
+        return Remote(self, self.ask("open_socket", family, kind, proto))
 
     def close(self) -> None:
         assert self._process.stdin is not None

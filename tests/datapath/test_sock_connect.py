@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
-from socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
+from socket import AF_INET, AF_INET6, IPPROTO_MPTCP, SOCK_DGRAM, SOCK_STREAM
 from typing import NamedTuple
 
 import pytest
@@ -157,6 +157,16 @@ def test_what_is_remembered_of_a_socket_goes_with_it(world: World, way: Way) -> 
     assert service.id not in {peer.service for peer in world.maps.dump("sock_peer").values()}
     assert world.counter("SOCK_PEER_INSERT") == inserted + 1
     assert world.counter("SOCK_PEER_DELETE") == deleted + 1
+
+
+def test_an_mptcp_socket_is_tcp_to_a_service(world: World, way: Way) -> None:
+    service = world.service(way.service, TCP)
+    try:
+        client = world.pod.socket(way.socket, SOCK_STREAM, IPPROTO_MPTCP)
+    except OSError:
+        pytest.skip("this kernel has no MPTCP")
+    client.connect(way.address(service))
+    assert client.recv(100) == "a"
 
 
 # --------------------------------------------------------------------- choice
