@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import ctypes as c
 import errno as e
+import mmap
 import os
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any, NamedTuple
@@ -157,7 +159,16 @@ class _TcOpts(c.Structure):
 # --------------------------------------------------------- library and log
 
 _PrintCallback = c.CFUNCTYPE(_I, _I, _S, _P)
-_messages: list[str] = []
+
+
+class _Messages(threading.local):
+    """Those of calls in this thread: objects load side by side."""
+
+    def __init__(self) -> None:
+        self.kept: list[str] = []
+
+
+_messages = _Messages()
 
 
 @cache
@@ -183,8 +194,8 @@ def _keep_message(level: int, text: bytes, arguments: int) -> int:
     if level == 0:
         buffer = c.create_string_buffer(4096)
         c.CDLL(None).vsnprintf(buffer, _SIZE(len(buffer)), text, _P(arguments))
-        _messages.append(buffer.value.decode(errors="replace").strip())
-        del _messages[:-100]
+        _messages.kept.append(buffer.value.decode(errors="replace").strip())
+        del _messages.kept[:-100]
     return 0
 
 
@@ -192,9 +203,8 @@ _on_print = _PrintCallback(_keep_message)
 
 
 def take_messages() -> list[str]:
-    """Warnings of libbpf since the last call, forgotten afterwards."""
-    found = list(_messages)
-    _messages.clear()
+    """Warnings of libbpf in this thread since the last call, forgotten afterwards."""
+    found, _messages.kept = _messages.kept, []
     return found
 
 
@@ -235,7 +245,7 @@ def object_open(path: str, log: c.Array[c.c_char]) -> Pointer:
 
 def log_buffer(size: int = (1 << 24) - 1) -> c.Array[c.c_char]:
     """A buffer for the verifier's log: the largest that every kernel takes; pages come when written."""
-    return c.create_string_buffer(size)
+    return (c.c_char * size).from_buffer(mmap.mmap(-1, size))  # ctypes' own buffers are filled at once
 
 
 def log_text(log: c.Array[c.c_char]) -> str:

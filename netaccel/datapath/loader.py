@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -100,11 +101,14 @@ def load(
     constants: Mapping[str, int],
     sizes: Mapping[str, int],
     leave_out: Sequence[str] = (),
+    loaded_first: Callable[[BpfObject], None] | None = None,
 ) -> Loaded:
     """Load objects (names as ``tc_uplink``, or paths) for a node whose folder the caller has locked.
 
+    The first object makes the maps that are missing; the others are verified side by side.
     ``constants``: fields of the variable ``settings``; fields not named keep the source's defaults.
     ``sizes``: max_entries by map name. ``leave_out``: programs that this kernel can't load.
+    ``loaded_first`` gets the first object as soon as it is loaded, while the others still are not.
     Raises VerifierError, AbiError, UnsupportedError, DatapathError; what was pinned and attached before
     is then as it was.
     """
@@ -120,11 +124,22 @@ def load(
                 obj.set_constant("settings", constants)
             for name in set(leave_out) & set(obj.program_names()):
                 obj.leave_out(name)
+        pool = stack.enter_context(ThreadPoolExecutor(len(opened), "verify"))
+        under_way: list[Future[None]] = []
+        for number, obj in enumerate(opened.values()):
             nodemaps.bind(obj)
+            if number and nodemaps.has_all(obj):
+                under_way.append(pool.submit(obj.load))
+                continue
             obj.load()
             nodemaps.take(obj)
+            if loaded_first and not number:
+                loaded_first(obj)
+        for future in under_way:
+            future.result()
         nodemaps.settle()
         maps = KernelMaps(nodemaps.duplicates(), *(obj.abi for obj in opened.values()))
+        pool.shutdown()
         loaded = Loaded(opened, maps, nodemaps)
         stack.pop_all()
     return loaded
@@ -182,6 +197,10 @@ class _NodeMaps:
                 self._find(obj, name)
             if name in self._maps:
                 obj.reuse(name, self._maps[name].fd)
+
+    def has_all(self, obj: BpfObject) -> bool:
+        """Whether the object makes no map of its own."""
+        return obj.map_definitions().keys() <= self._maps.keys()
 
     def take(self, obj: BpfObject) -> None:
         """After an object's load: the maps that it made are everyone's."""
