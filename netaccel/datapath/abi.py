@@ -272,10 +272,10 @@ class Abi:
             {
                 name: MapCodec(self._codec(found.key), self._codec(found.value))
                 for name, found in btf.maps().items()
-                if found.key is not None and found.value is not None
+                if found.key is not None and found.value is not None and _is_ours(found.key, found.value)
             }
         )
-        """By the map's name in the object; maps without key and value types (ring buffers) are left out."""
+        """By the map's name; without the programs' own: ring buffers, structs without a record."""
         self.enums: Mapping[str, Mapping[str, int]] = MappingProxyType(_abi_enums(btf))
         """Enumerators by enum, in the order of their declaration."""
         self.constants: Mapping[str, int] = MappingProxyType(
@@ -307,6 +307,10 @@ class Abi:
         if found.kind is Kind.STRUCT:
             return self.codec(found.name)
         return IntCodec(found.name, found.size)
+
+
+def _is_ours(*types: Type) -> bool:
+    return all(found.kind is not Kind.STRUCT or record_of(found.name) is not None for found in types)
 
 
 def label(enum: str, name: str) -> str:

@@ -71,6 +71,7 @@ class KernelMap:
         self.is_per_cpu = self.info.type in _PER_CPU
         size = self.info.value_size
         self.value_size = (size + 7) // 8 * 8 * libbpf.cpus() if self.is_per_cpu else size
+        self.chunk = _CHUNK
         self._batches = True
 
     @classmethod
@@ -144,7 +145,7 @@ class KernelMap:
         """Write ``count`` entries in order. MapFullError names how many went in before the map was full."""
         done = 0
         while self._batches and done < count:
-            size = min(_CHUNK, count - done)
+            size = min(self.chunk, count - done)
             at = (done * self.info.key_size, done * self.value_size)
             batch = libbpf.map_update_batch(self.fd, keys, values, size, at)
             if batch.errno in _NO_BATCH and not done:
@@ -166,7 +167,7 @@ class KernelMap:
             return
         width, done = self.info.key_size, 0
         while self._batches and done < count:
-            batch = libbpf.map_delete_batch(self.fd, keys, min(_CHUNK, count - done), done * width)
+            batch = libbpf.map_delete_batch(self.fd, keys, min(self.chunk, count - done), done * width)
             if batch.errno in _NO_BATCH and not done:
                 self._batches = False
                 break
@@ -187,7 +188,7 @@ class KernelMap:
 
     def _read_batches(self) -> Iterator[Entries]:
         width = self.info.key_size
-        room = min(_CHUNK, self.info.max_entries)
+        room = min(self.chunk, self.info.max_entries)
         cursor, first = bytearray(max(8, width)), True
         while True:
             keys, values = bytearray(room * width), bytearray(room * self.value_size)
