@@ -30,11 +30,13 @@
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_EXC_TTL 0
 
+#define IPV6_MTU_MIN 1280
 #define REPLY_HOP_LIMIT 64
 #define REPLY_ICMP_TOS 0xc0        /* precedence 6: RFC 1812 4.3.2.5 */
 #define REPLY_ICMP_PER_SECOND 1000 /* per CPU: RFC 4443 2.4 (f), RFC 1812 4.3.2.8 */
-#define REPLY_QUOTE4_MAX (576 - sizeof(struct iphdr) - sizeof(struct reply_icmp))    /* RFC 1812 4.3.2.3 */
-#define REPLY_QUOTE6_MAX (1280 - sizeof(struct ipv6hdr) - sizeof(struct reply_icmp)) /* RFC 4443 2.4 (c) */
+#define REPLY_QUOTE4_MAX (576 - sizeof(struct iphdr) - sizeof(struct reply_icmp)) /* RFC 1812 4.3.2.3 */
+#define REPLY_QUOTE6_MAX                                                                                     \
+	(IPV6_MTU_MIN - sizeof(struct ipv6hdr) - sizeof(struct reply_icmp)) /* RFC 4443 2.4 (c) */
 #define REPLY_CSUM_CHUNK 512 /* bpf_csum_diff takes no more before Linux 6.13 */
 
 /* The first bytes of an ICMP error; the same for both families. */
@@ -301,6 +303,8 @@ static __always_inline int reply_too_big(struct __sk_buff *skb, const struct pac
 	if (family == AF_INET6) {
 		icmp.type = ICMPV6_PKT_TOOBIG;
 		icmp.code = 0;
+		if (mtu < IPV6_MTU_MIN)
+			mtu = IPV6_MTU_MIN; /* not known, before Linux 5.13; every link has that */
 	}
 	icmp.info = bpf_htonl(family == AF_INET && mtu > 0xffff ? 0xffff : mtu);
 	reply_node_address(p, family, &src);
