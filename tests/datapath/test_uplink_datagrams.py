@@ -56,7 +56,7 @@ def test_datagrams_in_fragments_go_there_and_back(site: Site, v6: bool, name: st
 @families
 class TestRefused:
     @pytest.mark.parametrize(
-        ("port", "reason"), [(81, "DROP_NO_BACKEND"), (82, "DROP_NO_SUCH_PORT")], ids=lambda v: str(v)
+        ("port", "reason"), [(81, "DROP_NO_BACKEND"), (82, "DROP_NO_SUCH_PORT")], ids=str
     )
     def test_connect(self, site: Site, v6: bool, port: int, reason: str) -> None:
         before = site.tc_uplink.dropped(reason)
@@ -66,7 +66,7 @@ class TestRefused:
         assert site.no_checksum_errors()
 
     @pytest.mark.parametrize(
-        ("port", "reason"), [(81, "DROP_NO_BACKEND"), (82, "DROP_NO_SUCH_PORT")], ids=lambda v: str(v)
+        ("port", "reason"), [(81, "DROP_NO_BACKEND"), (82, "DROP_NO_SUCH_PORT")], ids=str
     )
     @pytest.mark.parametrize("size", [1, 8192])
     def test_udp(self, site: Site, v6: bool, port: int, reason: str, size: int) -> None:
