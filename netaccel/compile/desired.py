@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lowers a compiled Service to the records that the maps shall hold, with ids and ranges.
+
+What is in force already keeps its id; a Maglev table that comes out as it was keeps its range, any other gets
+a new one, so that the frontend's one update switches from a whole table to a whole table.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from netaccel import records
+from netaccel.compile.ids import BackendKey, Ids, PortKey
+from netaccel.compile.maglev import maglev_table
+from netaccel.compile.services import FAMILIES, CompiledService, Kind, Place, PortGroup, Scope, State
+from netaccel.compile.services import Frontend as Wanted
+from netaccel.model.service import ServiceKey
+from netaccel.records import Backend, Frontend, FrontendKey, SourceRangeKey
+
+ALLOWED = records.SourceRange(allowed=1)
+SERVICE_BITS = 32
+"""Bits of a source range's prefix that are the service port's id."""
+
+
+class Table(NamedTuple):
+    """One Maglev table in force: backend ids from slot ``offset`` on; ``places`` are whom it was made of."""
+
+    places: tuple[Place, ...]
+    offset: int
+    slots: array[int]
+
+
+EMPTY = Table((), 0, array("I"))
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedGroup:
+    """One service port as it stands in the maps."""
+
+    number: int
+    service: records.Service
+    backends: dict[Place, tuple[int, Backend]]
+    tables: tuple[Table, ...]
+    """Each once, without empty ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """One Service as it stands in the maps."""
+
+    groups: dict[PortKey, PlacedGroup] = field(default_factory=dict)
+    frontends: dict[FrontendKey, Frontend] = field(default_factory=dict)
+    source_ranges: frozenset[SourceRangeKey] = frozenset()
+
+
+NOTHING = Placed()
+
+Holds = Callable[[FrontendKey], bool]
+"""Whether the Service that is placed holds this address and port."""
+
+FindRange = Callable[[int, array[int]], int | None]
+"""Offset of a range that frontends of this service port name and that holds exactly these slots, or None."""
+
+
+class Codes:
+    """Constants of abi.h as the compiler needs them."""
+
+    def __init__(self, constants: Mapping[str, int]) -> None:
+        self.kind = {kind: constants[kind.value] for kind in Kind}
+        self.state = {state: constants[state.value] for state in State}
+        self.free = constants["BACKEND_FREE"]
+        self.local = constants["BACKEND_LOCAL"]
+        self.wire_local = constants["FRONTEND_WIRE_LOCAL"]
+        self.wire_drop = constants["FRONTEND_WIRE_DROP"]
+        self.pod_local = constants["FRONTEND_POD_LOCAL"]
+        self.pod_drop = constants["FRONTEND_POD_DROP"]
+        self.affinity = constants["FRONTEND_AFFINITY"]
+        self.source_ranges = constants["FRONTEND_SOURCE_RANGES"]
+        self.node_allowed = constants["FRONTEND_NODE_ALLOWED"]
+
+
+def claims_of(compiled: CompiledService) -> Iterator[FrontendKey]:
+    """Every address and port that a Service asks for."""
+    for group in compiled.groups:
+        for frontend in group.frontends:
+            yield FrontendKey(frontend.addr, frontend.port, frontend.proto)
+
+
+def place(
+    compiled: CompiledService,
+    ids: Ids,
+    codes: Codes,
+    holds: Holds,
+    before: Placed = NOTHING,
+    find_range: FindRange = lambda number, slots: None,
+) -> Placed:
+    """The records of one Service. CapacityError where an id or a range can't be had: roll back then."""
+    placed = Placed({}, {}, frozenset(_source_ranges(compiled, ids)))
+    for group in compiled.groups:
+        key = PortKey(compiled.key, group.port, group.proto, group.family)
+        number = ids.port(key)
+        backends = _backends(group, number, ids, codes)
+        old = before.groups.get(key)
+        tables = _tables(group, backends, old.tables if old else (), number, ids, find_range)
+        found = PlacedGroup(
+            number,
+            records.Service(
+                *compiled.key,
+                group.port_name,
+                group.port,
+                group.proto,
+                group.family,
+            ),
+            backends,
+            tuple({table.offset: table for table in tables.values() if table.slots}.values()),
+        )
+        placed.groups[key] = old if old == found and old is not None else found
+        for frontend in group.frontends:
+            where = FrontendKey(frontend.addr, frontend.port, frontend.proto)
+            if holds(where):
+                placed.frontends[where] = _frontend(
+                    frontend, number, group.usable, tables, compiled.affinity_timeout, codes
+                )
+    return placed
+
+
+def release(before: Placed, after: Placed, ids: Ids) -> None:
+    """Free at the next commit what one Service no longer has."""
+    for key, old in before.groups.items():
+        new = after.groups.get(key)
+        if new is old:
+            continue
+        if new is None:
+            ids.free(key)
+        for place_ in old.backends:
+            if new is None or place_ not in new.backends:
+                ids.free(BackendKey(old.number, place_))
+        kept = {table.offset for table in new.tables} if new else ()
+        for table in old.tables:
+            if table.offset not in kept:
+                ids.free((table.offset, len(table.slots)))
+
+
+# ------------------------------------------------------------------- the parts
+
+
+def _backends(group: PortGroup, number: int, ids: Ids, codes: Codes) -> dict[Place, tuple[int, Backend]]:
+    found = {}
+    proto, local, generations = group.proto, codes.local, ids.generations
+    states, new, take = codes.state, tuple.__new__, ids.backend
+    for where, (state, is_local, _) in group.backends.items():
+        slot = take(BackendKey(number, where))
+        flags = local if is_local else 0
+        # Backend(...), without the 0.2 microseconds of its keyword-capable constructor
+        fields = (*where, proto, states[state], flags, 0, 0, number, generations[slot])
+        found[where] = (slot, new(Backend, fields))
+    return found
+
+
+def _tables(
+    group: PortGroup,
+    backends: dict[Place, tuple[int, Backend]],
+    old: Iterable[Table],
+    number: int,
+    ids: Ids,
+    find_range: FindRange,
+) -> dict[Scope, Table]:
+    """The table of each scope that a frontend of this group asks for."""
+    tables = {Scope.NONE: EMPTY}
+    known = {table.places: table for table in old}
+    for scope in {s for frontend in group.frontends for s in (frontend.wire, frontend.pod)} - {Scope.NONE}:
+        places = group.local if scope is Scope.LOCAL else group.cluster
+        if not places:
+            tables[scope] = EMPTY
+            continue
+        table = known.get(places)
+        if table is None:
+            slots = array("I", [backends[where][0] for where in places])
+            slots = array("I", map(slots.__getitem__, maglev_table(places)))
+            offset = find_range(number, slots)
+            table = Table(places, ids.range(len(slots)) if offset is None else offset, slots)
+            known[places] = table
+        tables[scope] = table
+    return tables
+
+
+def _frontend(
+    wanted: Wanted, number: int, usable: bool, tables: Mapping[Scope, Table], timeout: int, codes: Codes
+) -> Frontend:
+    wire, pod = tables[wanted.wire], tables[wanted.pod]
+    flags = 0
+    if wanted.wire is Scope.LOCAL:
+        flags |= codes.wire_local | (codes.wire_drop if usable and not wire.slots else 0)
+    if wanted.pod is Scope.LOCAL:
+        flags |= codes.pod_local | (codes.pod_drop if usable and not pod.slots else 0)
+    if timeout and not wanted.guards:
+        flags |= codes.affinity
+    if wanted.source_ranges:
+        flags |= codes.source_ranges
+    if wanted.node_allowed:
+        flags |= codes.node_allowed
+    return Frontend(
+        service=number,
+        flags=flags,
+        kind=codes.kind[wanted.kind],
+        zone=0,
+        wire_offset=wire.offset,
+        wire_length=len(wire.slots),
+        pod_offset=pod.offset,
+        pod_length=len(pod.slots),
+        affinity_timeout=0 if wanted.guards else timeout,
+    )
+
+
+def _source_ranges(compiled: CompiledService, ids: Ids) -> Iterator[SourceRangeKey]:
+    for group in compiled.groups:
+        ranges = compiled.source_ranges[FAMILIES.index(group.family)]
+        if not ranges:
+            continue
+        number = ids.port(PortKey(compiled.key, group.port, group.proto, group.family))
+        for cidr in ranges:
+            yield SourceRangeKey(SERVICE_BITS + cidr.length, number, cidr.addr)
+
+
+def service_of(placed: Placed) -> ServiceKey | None:
+    """Whose it is; None where it has no ports."""
+    return next((key.service for key in placed.groups), None)
