@@ -104,12 +104,6 @@ enum flow_flag {
 	FLOW_HAIRPIN = 8,  /* client and backend are one pod */
 };
 
-enum counter_direction {
-	COUNT_REQUEST = 0,
-	COUNT_REPLY,
-	COUNT_DIRECTIONS, /* count, keep last */
-};
-
 /* Index into the map `counters`: what is counted per node and not per Service. */
 enum counter {
 	COUNTER_FLOW4_INSERT = 0,
