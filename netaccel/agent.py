@@ -41,10 +41,10 @@ def run(settings: Settings) -> None:
     """Serve until told to stop. NetaccelError where that is not possible."""
     started = time.monotonic()
     with contextlib.ExitStack() as stack:
-        listeners = {field: stack.enter_context(_listen(field, at)) for field, at in _addresses(settings)}
         instance = Instance(settings.bpffs)
         instance.lock()
         stack.callback(instance.unlock)
+        listeners = {field: stack.enter_context(_listen(field, at)) for field, at in _addresses(settings)}
         plane = stack.enter_context(Plane.start(settings, instance))
         log.info("attached after %.0f ms", 1000 * (time.monotonic() - started))
         asyncio.run(Agent(settings, plane, started).serve(listeners))
@@ -61,7 +61,8 @@ def _listen(field: str, at: HostPort) -> socket.socket:
     try:
         return socket.create_server(at, family=socket.AF_INET6 if ":" in at.host else socket.AF_INET)
     except OSError as error:
-        raise ConfigError(f"--{field} {at}: {error.strerror}: give another address") from error
+        reason = os.strerror(error.errno or 0)
+        raise ConfigError(f"--{field} {at}: {reason}: give another address") from error
 
 
 class Agent:

@@ -142,14 +142,14 @@ class Attacher:
     def __init__(self, instance: Instance, *, links_for_tc: bool | None = None) -> None:
         """``links_for_tc``: False takes clsact filters even where the kernel has tcx."""
         self._instance = instance
-        self._links_for_tc = has_tcx() if links_for_tc is None else links_for_tc
+        self.links_for_tc = has_tcx() if links_for_tc is None else links_for_tc
 
     def attach(self, hook: Hook, program: Program) -> str:
         """Have ``program`` on ``hook``. Returns ``kept``, ``replaced`` or ``attached``.
 
         AttachError where the hook is held by others, or the device can't take the program.
         """
-        if hook.type in (AttachType.TCX_INGRESS, AttachType.TCX_EGRESS) and not self._links_for_tc:
+        if hook.type in (AttachType.TCX_INGRESS, AttachType.TCX_EGRESS) and not self.links_for_tc:
             return self._filter(hook, program)
         pin = self._instance.links / hook.name
         done = self._adopt(pin, hook, program) if pin.exists() else None

@@ -125,10 +125,12 @@ class BpfObject:
         self.path = Path(path)
         self.loaded = False
         self._pointer: libbpf.Pointer = 0
+        self._adopted: dict[str, int] = {}
+        self._left_out: set[str] = set()
         self._log = libbpf.log_buffer()
         libbpf.take_messages()
         try:
-            self._image = self.path.read_bytes()
+            self.image = self.path.read_bytes()
             self._pointer = libbpf.object_open(str(self.path), self._log)
         except OSError as error:
             detail = "; ".join(libbpf.take_messages()) or error.strerror
@@ -156,11 +158,14 @@ class BpfObject:
         if self._pointer:
             libbpf.object_close(self._pointer)
             self._pointer = 0
+        for fd in self._adopted.values():
+            os.close(fd)
+        self._adopted.clear()
 
     @cached_property
     def btf(self) -> Btf:
         """The object's types."""
-        return Btf.from_elf(self._image)
+        return Btf.from_elf(self.image)
 
     @cached_property
     def abi(self) -> Abi:
@@ -213,8 +218,13 @@ class BpfObject:
         """Use an existing map (its descriptor is duplicated) instead of creating one."""
         self._call(f"map {name}: can't be reused", libbpf.map_reuse, self._map(name), fd)
 
+    def wanted_programs(self) -> tuple[str, ...]:
+        """Programs of the object that are or will be loaded."""
+        return tuple(name for name in self._programs if name not in self._left_out)
+
     def leave_out(self, name: str) -> None:
         """Do not load a program."""
+        self._left_out.add(name)
         self._call(
             f"program {name}: can't be left out", libbpf.program_set_autoload, self._program(name), False
         )
@@ -241,10 +251,17 @@ class BpfObject:
             raise self._load_error(error) from error
         self.loaded = True
 
+    def adopt(self, programs: Mapping[str, int]) -> None:
+        """Take programs that an earlier, equal object loaded, by name; their descriptors are taken over."""
+        self._adopted = dict(programs)
+        self.loaded = True
+
     # ------------------------------------------------------------ after load
 
     def program(self, name: str) -> Program:
         """A loaded program."""
+        if name in self._adopted:
+            return Program(name, self._adopted[name])
         return Program(name, libbpf.program_fd(self._program(name)))
 
     def section(self, name: str) -> str:

@@ -48,18 +48,15 @@ class Hooks:
         attacher: Attacher,
         programs: Mapping[str, Program],
         cgroup: Path,
-        sockets: Mapping[str, int],
         *,
         use_xdp: bool,
-        tc_mode: str = "tcx",
     ) -> None:
-        """``sockets``: attach types (enum bpf_attach_type) of the cgroup programs by name."""
+        """``programs``: those that are loaded, by name; it may grow."""
         self._attacher = attacher
         self._programs = programs
         self._cgroup = cgroup
-        self._sockets = sockets
         self._use_xdp = use_xdp
-        self._tc_mode = tc_mode
+        self._tc_mode = "tcx" if attacher.links_for_tc else "clsact"
         self._found: dict[str, HookStatus] = {}
 
     def status(self) -> list[HookStatus]:
@@ -75,9 +72,9 @@ class Hooks:
                 counts[found.hook, found.mode] = counts.get((found.hook, found.mode), 0) + 1
         return counts
 
-    def attach_sockets(self) -> None:
-        """Put the socket programs on the cgroup."""
-        for name, attach_type in self._sockets.items():
+    def attach_sockets(self, types: Mapping[str, int]) -> None:
+        """Put the socket programs on the cgroup; ``types`` (enum bpf_attach_type) by name."""
+        for name, attach_type in types.items():
             hook = attach.cgroup(self._cgroup, name, attach_type)
             self._attach(hook, name, HookStatus("cgroup", str(self._cgroup), name, "link"))
 
@@ -125,6 +122,8 @@ class Hooks:
     def _attach(self, hook: Hook, program: str, status: HookStatus) -> None:
         before = self._found.get(hook.name)
         try:
+            if program not in self._programs:
+                raise DatapathError(f"{status.where}: {program} could not be loaded")
             done = self._attacher.attach(hook, self._programs[program])
         except DatapathError as error:
             note = f"{error}; tc serves alone" if hook.type == AttachType.XDP else str(error)

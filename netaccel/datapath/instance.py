@@ -38,6 +38,10 @@ class Instance:
         except PermissionError as error:
             raise ConfigError(f"{self.folder}: permission denied: run as root") from error
 
+    def exists_link(self) -> bool:
+        """Whether any program is attached by a pinned link."""
+        return self.links.is_dir() and any(self.links.iterdir())
+
     def lock(self) -> None:
         """Make the folder and become the only one that writes to it, until the process ends.
 

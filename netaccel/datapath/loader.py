@@ -32,6 +32,7 @@ from netaccel.datapath.abi import Abi
 from netaccel.datapath.bpfmap import KernelMap
 from netaccel.datapath.bpfobject import BpfObject, Program
 from netaccel.datapath.instance import Instance
+from netaccel.datapath.kept import KeptPrograms
 from netaccel.datapath.maps import KernelMaps
 from netaccel.datapath.migrate import Migration, Shape, pinned_shape, room_needed, wanted_shape
 from netaccel.errors import AbiError, DatapathError
@@ -105,7 +106,8 @@ def load(
 ) -> Loaded:
     """Load objects (names as ``tc_uplink``, or paths) for a node whose folder the caller has locked.
 
-    The first object makes the maps that are missing; the others are verified side by side.
+    The first object makes the maps that are missing; the others are verified side by side. An object that
+    is the same, constants and maps included, as the one before is not loaded again (:mod:`.kept`).
     ``constants``: fields of the variable ``settings``; fields not named keep the source's defaults.
     ``sizes``: max_entries by map name. ``leave_out``: programs that this kernel can't load.
     ``loaded_first`` gets the first object as soon as it is loaded, while the others still are not.
@@ -126,8 +128,11 @@ def load(
                 obj.leave_out(name)
         pool = stack.enter_context(ThreadPoolExecutor(len(opened), "verify"))
         under_way: list[Future[None]] = []
+        kept = KeptPrograms(instance)
         for number, obj in enumerate(opened.values()):
             nodemaps.bind(obj)
+            if nodemaps.has_all(obj) and kept.adopt(obj, nodemaps.ids()):
+                continue
             if number and nodemaps.has_all(obj):
                 under_way.append(pool.submit(obj.load))
                 continue
@@ -138,6 +143,8 @@ def load(
         for future in under_way:
             future.result()
         nodemaps.settle()
+        for obj in opened.values():
+            kept.keep(obj, nodemaps.ids())
         maps = KernelMaps(nodemaps.duplicates(), *(obj.abi for obj in opened.values()))
         pool.shutdown()
         loaded = Loaded(opened, maps, nodemaps)
@@ -201,6 +208,10 @@ class _NodeMaps:
     def has_all(self, obj: BpfObject) -> bool:
         """Whether the object makes no map of its own."""
         return obj.map_definitions().keys() <= self._maps.keys()
+
+    def ids(self) -> dict[str, int]:
+        """The kernel's numbers of the maps, which it gives once only."""
+        return {name: opened.info.id for name, opened in self._maps.items()}
 
     def take(self, obj: BpfObject) -> None:
         """After an object's load: the maps that it made are everyone's."""

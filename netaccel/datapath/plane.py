@@ -10,15 +10,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
 from netaccel.config import Settings
 from netaccel.datapath import loader, netlink, ports
 from netaccel.datapath.abi import Abi
-from netaccel.datapath.attach import Attacher, has_tcx
-from netaccel.datapath.bpfobject import OBJECTS, Program
+from netaccel.datapath.attach import Attacher
+from netaccel.datapath.bpfobject import OBJECTS, BpfObject, Program
 from netaccel.datapath.clock import Clock, jiffies_per_second
 from netaccel.datapath.hooks import Hooks
 from netaccel.datapath.instance import Instance
@@ -30,7 +30,8 @@ from netaccel.errors import ConfigError, VerifierError
 log = logging.getLogger(__name__)
 
 _XDP = "xdp_uplink"
-_OBJECTS = ("sock_cgroup", _XDP, "tc_uplink", "tc_pod")
+_SOCKETS = "sock_cgroup"
+_OBJECTS = (_SOCKETS, _XDP, "tc_uplink", "tc_pod")
 _SET_RETVAL = (5, 18)  # bpf_set_retval; before it a refusal is EPERM
 
 
@@ -91,19 +92,23 @@ class Plane:
     @classmethod
     def start(cls, settings: Settings, instance: Instance) -> Self:
         """Load and attach. ``instance`` is locked by the caller. ConfigError, DatapathError, AbiError."""
-        cgroup = find_cgroup(settings.cgroup)
         ports.reserve(instance, settings.snat_ports)
-        view = look(settings)
-        loaded, warnings = _load(settings, instance)
+        programs: dict[str, Program] = {}
         hooks = Hooks(
-            Attacher(instance),
-            _Programs(loaded),
-            cgroup,
-            _socket_programs(loaded),
-            use_xdp=_XDP in loaded.objects,
-            tc_mode="tcx" if has_tcx() else "clsact",
+            Attacher(instance), programs, find_cgroup(settings.cgroup), use_xdp=settings.xdp != "off"
         )
-        hooks.attach_sockets()
+
+        def first(sockets: BpfObject) -> None:
+            """Serve sockets while the rest is verified; not in an upgrade, whose maps are still empty."""
+            if not instance.exists_link():
+                programs.update(_programs(sockets))
+                hooks.attach_sockets(_attach_types(sockets))
+
+        loaded, warnings = _load(settings, instance, first)
+        for obj in loaded.objects.values():
+            programs.update(_programs(obj))
+        hooks.attach_sockets(_attach_types(loaded.objects[_SOCKETS]))
+        view = look(settings)
         hooks.follow(view, explicit=bool(settings.uplinks))
         loaded.commit()
         return cls(settings, loaded, hooks, view, warnings)
@@ -135,26 +140,12 @@ class Plane:
         self.close()
 
 
-class _Programs(Mapping[str, Program]):
-    """Programs of all objects by name."""
-
-    def __init__(self, loaded: Loaded) -> None:
-        self._loaded = loaded
-        self._names = [name for obj in loaded.objects.values() for name in obj.program_names()]
-
-    def __getitem__(self, name: str) -> Program:
-        return self._loaded.program(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _programs(obj: BpfObject) -> dict[str, Program]:
+    return {name: obj.program(name) for name in obj.wanted_programs()}
 
 
-def _socket_programs(loaded: Loaded) -> dict[str, int]:
-    obj = loaded.objects["sock_cgroup"]
-    return {name: obj.attach_type(name) for name in obj.program_names()}
+def _attach_types(sockets: BpfObject) -> dict[str, int]:
+    return {name: sockets.attach_type(name) for name in sockets.wanted_programs()}
 
 
 def _map_names(objects: Sequence[str]) -> set[str]:
@@ -162,13 +153,15 @@ def _map_names(objects: Sequence[str]) -> set[str]:
     return {name for path in paths for name in Abi.from_elf(path.read_bytes()).maps}
 
 
-def _load(settings: Settings, instance: Instance) -> tuple[Loaded, list[str]]:
+def _load(
+    settings: Settings, instance: Instance, first: Callable[[BpfObject], None]
+) -> tuple[Loaded, list[str]]:
     """Load the objects; without XDP's where the kernel refuses it, since tc can serve alone."""
     objects = [name for name in _OBJECTS if settings.xdp != "off" or name != _XDP]
     sizes = map_sizes(settings.map_sizes, _map_names(objects)) if settings.map_sizes else {}
     values = constants(settings, jiffies_per_second())
     try:
-        return loader.load(instance, objects, constants=values, sizes=sizes), []
+        return loader.load(instance, objects, constants=values, sizes=sizes, loaded_first=first), []
     except VerifierError as error:
         if _XDP not in objects or _XDP not in str(error):
             raise
