@@ -7,8 +7,6 @@
  */
 #include "backend.h"
 
-#define TCP_CLOSE 7
-
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 typedef struct {
 	long long counter;
@@ -22,7 +20,6 @@ struct sock_common {
 	__be32 skc_daddr;
 	__be16 skc_dport;
 	unsigned short skc_family;
-	volatile unsigned char skc_state;
 	struct in6_addr skc_v6_daddr;
 	atomic64_t skc_cookie;
 };
@@ -49,7 +46,7 @@ static __always_inline int sock_peer_is(const struct sock_common *sk, const stru
 	struct addr backend;
 
 	__builtin_memcpy(&backend, peer->backend_addr, sizeof(backend));
-	if (sk->skc_state == TCP_CLOSE || sk->skc_dport != peer->backend_port)
+	if (sk->skc_dport != peer->backend_port)
 		return 0;
 	if (sk->skc_family == AF_INET)
 		return addr_is_v4(&backend) && backend.w[3] == sk->skc_daddr;

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import pytest
 from sock_world import TCP, UDP, Actor, Remote, Service, World
 
+from netaccel.model.address import parse_address
+
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("sock_connect")]
 
 
@@ -116,6 +118,22 @@ def test_a_socket_that_connects_again_shows_the_new_service(world: World, way: W
         assert list(client.getpeername()[:2]) == way.address(service)
 
 
+def test_a_socket_that_connects_elsewhere_shows_where(world: World, way: Way) -> None:
+    service = world.service(way.service, UDP, ("a", "b"))
+    backends = [way.prefix + world.backend_address(service, name) for name in ("a", "b")]
+    client = udp(world, way)
+    for elsewhere in ([backends[0], 81], [backends[1], 81], *([b, 8080] for b in backends)):
+        client.connect(way.address(service))
+        chosen = next(p for p in world.maps.dump("sock_peer").values() if p.service == service.id)
+        if (
+            elsewhere[1] == 8080
+            and parse_address(elsewhere[0].removeprefix("::ffff:")) == chosen.backend_addr
+        ):
+            continue  # its own backend by name: still shown as the Service (docs/decisions/0009)
+        client.connect(elsewhere)
+        assert list(client.getpeername()[:2]) == elsewhere
+
+
 def test_what_is_no_frontend_is_left_alone(world: World, way: Way) -> None:
     for proto in (TCP, UDP):
         service = world.service(way.service, proto)
@@ -208,6 +226,25 @@ def test_an_unconnected_socket_keeps_a_terminating_backend_where_nothing_is_acti
     for name in service.backends:
         world.put_backend(service, name, "TERMINATING")
     assert {asked(client, way.address(service)) for _ in range(20)} == {first}
+
+
+def test_an_unconnected_socket_remembers_the_new_backend_of_a_reused_slot(world: World, way: Way) -> None:
+    service = world.service(way.service, UDP)
+    client = udp(world, way)
+    for generation in (1, 2):
+        world.put_backend(service, "a", generation=generation)
+        assert {asked(client, way.address(service)) for _ in range(3)} == {"a"}
+        [value] = [v for k, v in world.maps.dump("sock_udp").items() if k.addr == service.key.addr]
+        assert value.generation == generation
+    assert world.counted(service) == (2, 0)
+
+
+def test_a_table_that_names_another_services_backend_leads_nowhere(world: World, way: Way) -> None:
+    """As a program may see it for a moment, while ranges and slots are given away."""
+    other, service = world.service(way.service, TCP), world.service(way.service, TCP)
+    service.backends["a"] = other.backends["a"]
+    world.put_frontend(service)
+    assert refused(world, way, way.address(service), TCP) == [errno.ECONNREFUSED]
 
 
 def test_affinity_keeps_a_pod_with_one_backend(world: World, way: Way) -> None:

@@ -92,6 +92,7 @@ async def test_a_client_of_a_removed_backend_hears_of_it_and_connects_to_a_live_
     clients = [connected(actor, way, service) for actor in (world.pod, world.node)]
     replace_backend(world, service)
     assert await reaper.reap() == 2
+    assert service.id not in {peer.service for peer in world.maps.dump("sock_peer").values()}
     for client, actor in zip(clients, (world.pod, world.node), strict=True):
         assert not is_alive(client)
         # A UDP socket may go on, as a DNS client's does.
