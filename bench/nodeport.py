@@ -175,6 +175,7 @@ def packets(lab: Lab) -> float:
             link_layer / IP(src=CLIENT4, dst=node.address4) / UDP(sport=1024, dport=UDP_PORT, chksum=0)
         )
         frame = frame.ljust(60, b"\0")
+        program.map(".data.generator").update(struct.pack("=I", 0), frame[:48])
         generate = program.program("generate")
         rates = []
         for _ in range(ROUNDS):

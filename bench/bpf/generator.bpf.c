@@ -15,6 +15,14 @@
 const volatile __u32 generator_ifindex = 0;
 const volatile __u32 generator_port_mask = 0;
 
+#define GENERATOR_HEADERS 48 /* Ethernet, IPv4, UDP, and what fills the last word */
+
+/* The frame's beginning. Writer: user space, after load; reader: this program. */
+struct generator {
+	__u64 headers[GENERATOR_HEADERS / 8];
+};
+struct generator generator SEC(".data.generator") = {};
+
 /* The next flow; each CPU's own, as one CPU runs the test. Writer, reader: this program. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -30,8 +38,11 @@ int generate(struct xdp_md *ctx)
 	struct udphdr *udp = data + sizeof(struct ethhdr) + sizeof(struct iphdr);
 	__u32 zero = 0, *next = bpf_map_lookup_elem(&generator_next, &zero);
 
-	if ((void *)(udp + 1) > end || !next)
+	if (data + GENERATOR_HEADERS > end || (void *)(udp + 1) > end || !next)
 		return XDP_DROP;
+#pragma unroll
+	for (int i = 0; i < GENERATOR_HEADERS / 8; i++)
+		((__u64 *)data)[i] = generator.headers[i];
 	udp->source = bpf_htons(1024 + ((*next)++ & generator_port_mask));
 	return bpf_redirect(generator_ifindex, 0);
 }
