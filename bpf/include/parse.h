@@ -24,8 +24,10 @@
 #define PARSE_SHORT (-1)
 #define PARSE_OTHER (-2)
 
+/* What is asked for; constants of each instance. */
 #define PARSE_WHOLE 0  /* a packet in a frame: its length must be there */
 #define PARSE_QUOTED 1 /* a packet inside an ICMP error: may be cut after eight bytes of transport */
+#define PARSE_PLAIN 2  /* as PARSE_WHOLE; PARSE_OTHER unless it is TCP or UDP and no fragment */
 
 #define VLAN_DEPTH 2
 #define IPV6_EXTENSIONS 6
@@ -104,64 +106,65 @@ static __always_inline int icmp_is_error(int family, __u8 type)
 	return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
 }
 
-/* Ports (0 where the protocol has none), flags, l4_len. p->l4, p->tot_len and the protocol are set. */
-static __always_inline int parse_transport(int family, struct packet *p, void *data, void *end, int quoted)
+/* Bytes of transport header to be had; 0: not understood. */
+static __always_inline __u32 transport_length(__u8 proto, int mode)
 {
-	__u32 l4 = p->l4, room, need;
+	switch (proto) {
+	case IPPROTO_TCP:
+		return mode == PARSE_QUOTED ? 8 : sizeof(struct tcphdr);
+	case IPPROTO_UDP:
+		return sizeof(struct udphdr);
+	}
+	if (mode == PARSE_PLAIN)
+		return 0;
+	switch (proto) {
+	case IPPROTO_ICMP:
+	case IPPROTO_ICMPV6:
+		return 8;
+	case IPPROTO_SCTP:
+		return mode == PARSE_QUOTED ? 8 : 12;
+	}
+	return 0;
+}
+
+/* Ports (0 where the protocol has none), flags, l4_len. p->l4, p->tot_len and the protocol are set. */
+static __always_inline int parse_transport(int family, struct packet *p, void *data, void *end, int mode)
+{
+	__u32 l4 = p->l4, need = transport_length(p->tuple.proto, mode);
 	struct ports *ports;
 	__u8 *bytes;
 
-	if (l4 > HEADERS_MAX || l4 - p->l3 > p->tot_len)
-		return PARSE_OTHER;
-	room = p->tot_len - (l4 - p->l3);
-	switch (p->tuple.proto) {
-	case IPPROTO_TCP:
-		need = sizeof(struct tcphdr);
-		break;
-	case IPPROTO_UDP:
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		need = 8;
-		break;
-	case IPPROTO_SCTP:
-		need = 12;
-		break;
-	default:
-		return PARSE_OTHER;
-	}
-	if (quoted)
-		need = 8;
-	if (room < need)
+	if (!need || l4 > HEADERS_MAX || l4 - p->l3 + need > p->tot_len)
 		return PARSE_OTHER;
 	bytes = packet_at(data, l4);
 	ports = (void *)bytes;
 	/* One comparison a protocol, each with a constant, is what the verifier wants to see. */
-	if (p->tuple.proto == IPPROTO_TCP && !quoted) {
+	if (p->tuple.proto == IPPROTO_TCP && mode != PARSE_QUOTED) {
 		if ((void *)(bytes + sizeof(struct tcphdr)) > end)
 			return PARSE_SHORT;
 		if (bytes[12] < 5 << 4)
 			return PARSE_OTHER;
 		p->tcp_flags = bytes[13];
-	} else if (p->tuple.proto == IPPROTO_SCTP && !quoted) {
+	} else if (p->tuple.proto == IPPROTO_SCTP && mode == PARSE_WHOLE) {
 		if ((void *)(bytes + 12) > end)
 			return PARSE_SHORT;
 	} else if ((void *)(bytes + 8) > end) {
 		return PARSE_SHORT;
 	}
 	p->l4_len = need;
-	if (p->tuple.proto == (family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6)) {
+	if (mode != PARSE_PLAIN && (p->tuple.proto == IPPROTO_ICMP || p->tuple.proto == IPPROTO_ICMPV6)) {
+		if (p->tuple.proto != (family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+			return PARSE_OTHER;
 		if (icmp_is_error(family, bytes[0]))
 			p->flags |= PACKET_ICMP_ERROR;
 		return PARSE_OK;
 	}
-	if (p->tuple.proto == IPPROTO_ICMP || p->tuple.proto == IPPROTO_ICMPV6)
-		return PARSE_OTHER;
 	p->tuple.sport = ports->source;
 	p->tuple.dport = ports->dest;
 	return PARSE_OK;
 }
 
-static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __u32 frame_len, int quoted)
+static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __u32 frame_len, int mode)
 {
 	struct iphdr *ip = packet_at(data, p->l3);
 	__u8 first, length;
@@ -174,9 +177,9 @@ static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __
 	if (first >> 4 != 4 || length < sizeof(*ip))
 		return PARSE_OTHER;
 	total = bpf_ntohs(ip->tot_len);
-	if (!total && frame_len > 0xffff)
+	if (mode == PARSE_WHOLE && !total && frame_len > 0xffff)
 		total = 0xffff; /* larger than the field holds: segments of a local sender */
-	if (!quoted && p->l3 + total > frame_len)
+	if (mode != PARSE_QUOTED && p->l3 + total > frame_len)
 		return PARSE_OTHER;
 	p->tot_len = total;
 	p->l4 = p->l3 + length;
@@ -185,6 +188,8 @@ static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __
 	addr_from_v4(&p->tuple.dst, ip->daddr);
 	p->tuple.proto = ip->protocol;
 	if (ip->frag_off & bpf_htons(IP_OFFSET | IP_MORE)) {
+		if (mode == PARSE_PLAIN)
+			return PARSE_OTHER;
 		p->flags |= PACKET_FRAGMENT;
 		p->fragment_id = bpf_ntohs(ip->id);
 		if (ip->frag_off & bpf_htons(IP_OFFSET)) {
@@ -192,13 +197,13 @@ static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __
 			return PARSE_OK;
 		}
 	}
-	return parse_transport(AF_INET, p, data, end, quoted);
+	return parse_transport(AF_INET, p, data, end, mode);
 }
 
 /* Follows extension headers from p->l4 and *next to the transport header (or a later fragment's data).
  * An authentication header covers the addresses, so such a packet is left alone, as is one that a routing
  * header sends elsewhere: its checksum is not of the destination that it carries. */
-static __always_inline int parse_extensions(struct packet *p, void *data, void *end, __u8 *next)
+static __always_inline int parse_extensions(struct packet *p, void *data, void *end, __u8 *next, int mode)
 {
 	__u32 at = p->l4;
 
@@ -216,6 +221,8 @@ static __always_inline int parse_extensions(struct packet *p, void *data, void *
 
 			*next = ext[0];
 			at += 8;
+			if (offset & bpf_htons(0xfff9) && mode == PARSE_PLAIN)
+				return PARSE_OTHER;
 			if (offset & bpf_htons(0xfff9)) {
 				p->flags |= PACKET_FRAGMENT;
 				p->fragment_id = bpf_ntohl(*(__be32 *)(ext + 4));
@@ -237,7 +244,7 @@ static __always_inline int parse_extensions(struct packet *p, void *data, void *
 	return PARSE_OK;
 }
 
-static __always_inline int parse_ip6(struct packet *p, void *data, void *end, __u32 frame_len, int quoted)
+static __always_inline int parse_ip6(struct packet *p, void *data, void *end, __u32 frame_len, int mode)
 {
 	struct ipv6hdr *ip = packet_at(data, p->l3);
 	__u32 payload;
@@ -249,9 +256,10 @@ static __always_inline int parse_ip6(struct packet *p, void *data, void *end, __
 	if (*(__u8 *)ip >> 4 != 6)
 		return PARSE_OTHER;
 	payload = bpf_ntohs(ip->payload_len);
-	if (!payload && frame_len > 0xffff)
+	if (mode == PARSE_WHOLE && !payload && frame_len > 0xffff)
 		payload = 0xffff - sizeof(*ip);
-	if (payload > 0xffff - sizeof(*ip) || (!quoted && p->l3 + sizeof(*ip) + payload > frame_len))
+	if (payload > 0xffff - sizeof(*ip) ||
+	    (mode != PARSE_QUOTED && p->l3 + sizeof(*ip) + payload > frame_len))
 		return PARSE_OTHER;
 	p->tot_len = sizeof(*ip) + payload;
 	p->l4 = p->l3 + sizeof(*ip);
@@ -259,22 +267,35 @@ static __always_inline int parse_ip6(struct packet *p, void *data, void *end, __
 	__builtin_memcpy(&p->tuple.src, &ip->saddr, ADDR_LEN);
 	__builtin_memcpy(&p->tuple.dst, &ip->daddr, ADDR_LEN);
 	next = ip->nexthdr;
-	err = parse_extensions(p, data, end, &next);
+	err = parse_extensions(p, data, end, &next, mode);
 	if (err)
 		return err;
 	p->tuple.proto = next;
 	if (p->flags & PACKET_LATER_FRAGMENT)
 		return PARSE_OK;
-	return parse_transport(AF_INET6, p, data, end, quoted);
+	return parse_transport(AF_INET6, p, data, end, mode);
 }
 
-/* A whole packet at p->l3. `frame_len` counts the bytes of the frame, linear or not. All other fields of
- * *p must be zero. */
-static __always_inline int parse_ip(int family, struct packet *p, void *data, void *end, __u32 frame_len)
+/* A packet at p->l3. `frame_len` counts the bytes of the frame, linear or not. All other fields of *p must
+ * be zero. */
+static __always_inline int parse_ip_as(int family, struct packet *p, void *data, void *end, __u32 frame_len,
+				       int mode)
 {
 	p->family = family;
-	return family == AF_INET ? parse_ip4(p, data, end, frame_len, PARSE_WHOLE)
-				 : parse_ip6(p, data, end, frame_len, PARSE_WHOLE);
+	return family == AF_INET ? parse_ip4(p, data, end, frame_len, mode)
+				 : parse_ip6(p, data, end, frame_len, mode);
+}
+
+/* A whole packet of any protocol. */
+static __always_inline int parse_ip(int family, struct packet *p, void *data, void *end, __u32 frame_len)
+{
+	return parse_ip_as(family, p, data, end, frame_len, PARSE_WHOLE);
+}
+
+/* Fast: PARSE_PLAIN. */
+static __always_inline int parse_plain(int family, struct packet *p, void *data, void *end)
+{
+	return parse_ip_as(family, p, data, end, end - data, PARSE_PLAIN);
 }
 
 /* The packet that an ICMP error quotes; q->l3 is where the quote starts, all else zero. Sets the tuple as
@@ -283,9 +304,7 @@ static __always_inline int parse_quoted(int family, struct packet *q, void *data
 {
 	if (q->l3 > HEADERS_MAX)
 		return PARSE_OTHER;
-	q->family = family;
-	return family == AF_INET ? parse_ip4(q, data, end, 0, PARSE_QUOTED)
-				 : parse_ip6(q, data, end, 0, PARSE_QUOTED);
+	return parse_ip_as(family, q, data, end, 0, PARSE_QUOTED);
 }
 
 #endif

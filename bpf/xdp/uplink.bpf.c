@@ -102,9 +102,7 @@ static __always_inline int uplink(struct xdp_md *ctx, int family, __u16 l3)
 	struct lb lb;
 	int reason;
 
-	if (parse_ip(family, p, data, end, end - data) || p->flags)
-		return XDP_PASS;
-	if (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP)
+	if (parse_plain(family, p, data, end))
 		return XDP_PASS;
 	switch (lb_decide(family, LB_WIRE, p, &lb)) {
 	case LB_FLOW:
@@ -132,12 +130,12 @@ static __always_inline int uplink(struct xdp_md *ctx, int family, __u16 l3)
 }
 
 /* Instances of their own: each fits the stack. */
-static __noinline int uplink4(struct xdp_md *ctx, __u16 l3)
+static __always_inline int uplink4(struct xdp_md *ctx, __u16 l3)
 {
 	return uplink(ctx, AF_INET, l3);
 }
 
-static __noinline int uplink6(struct xdp_md *ctx, __u16 l3)
+static __always_inline int uplink6(struct xdp_md *ctx, __u16 l3)
 {
 	return uplink(ctx, AF_INET6, l3);
 }
