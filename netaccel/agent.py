@@ -26,9 +26,11 @@ from netaccel.datapath import netlink
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.plane import Plane
 from netaccel.errors import ConfigError, DatapathError
+from netaccel.model.event import Source
 from netaccel.observe.conntrack import Census, Expiry, sweep
 from netaccel.observe.figures import FigureCache, read_figures
 from netaccel.observe.metrics import AgentFacts, Metrics
+from netaccel.sources.manifests import ManifestSource
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ _FILLED = ("frontends4", "frontends6", "services", "backends", "maglev", "source
 def run(settings: Settings) -> None:
     """Serve until told to stop. NetaccelError where that is not possible."""
     started = time.monotonic()
+    source = _source(settings)
     with contextlib.ExitStack() as stack:
         instance = Instance(settings.bpffs)
         instance.lock()
@@ -49,6 +52,19 @@ def run(settings: Settings) -> None:
         log.info("attached after %.0f ms", 1000 * (time.monotonic() - started))
         asyncio.run(Agent(settings, plane, started).serve(listeners))
     log.info("stopped; the datapath stays")
+
+
+def _source(settings: Settings) -> Source:
+    """Check early what would only be found once the datapath stands."""
+    if settings.manifests is None:
+        raise ConfigError("nothing to serve from: give --manifests DIR")
+    try:
+        next(settings.manifests.iterdir(), None)
+    except OSError as error:
+        raise ConfigError(
+            f"manifests {settings.manifests}: {error.strerror}: give a directory that can be read"
+        ) from error
+    return ManifestSource(settings.manifests)
 
 
 def _addresses(settings: Settings) -> list[tuple[str, HostPort]]:

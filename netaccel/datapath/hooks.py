@@ -77,6 +77,7 @@ class Hooks:
         for name, attach_type in types.items():
             hook = attach.cgroup(self._cgroup, name, attach_type)
             self._attach(hook, name, HookStatus("cgroup", str(self._cgroup), name, "link"))
+        log.info("sockets below %s: %d programs", self._cgroup, len(types))
 
     def follow(self, view: NodeView, *, explicit: bool) -> None:
         """Attach to the devices of ``view``; take off what went away.
@@ -132,7 +133,7 @@ class Hooks:
                 log.warning("%s", note)
         else:
             if done != "kept":
-                log.info("%s: %s %s", status.where, program, done)
+                log.log(logging.DEBUG if hook.cgroup else logging.INFO, "%s %s: %s", hook.name, done, program)
         self._found[hook.name] = status
 
     def _detach(self, name: str) -> None:

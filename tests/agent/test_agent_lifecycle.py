@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent's life on a node: start, refusal of a second one, death, return, detach."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from ground import Node
+
+from netaccel.datapath import libbpf, netlink
+from netaccel.datapath.bpfobject import OBJECTS, BpfObject
+
+pytestmark = pytest.mark.root
+
+
+def links(node: Node) -> dict[str, int]:
+    """Ids of the node's pinned links by name."""
+    shown = subprocess.run(["bpftool", "-j", "-f", "link"], capture_output=True, text=True, check=True)
+    return {
+        Path(pin).name: link["id"]
+        for link in json.loads(shown.stdout)
+        for pin in link.get("pinned", ())
+        if pin.startswith(str(node.pins))
+    }
+
+
+def maps(node: Node) -> dict[str, int]:
+    """Ids of the node's pinned maps by name."""
+    found = {}
+    for pin in (node.pins / "maps").iterdir():
+        shown = subprocess.run(
+            ["bpftool", "-j", "map", "show", "pinned", str(pin)], capture_output=True, text=True, check=True
+        )
+        found[pin.name] = json.loads(shown.stdout)["id"]
+    return found
+
+
+def test_an_agent_takes_every_hook_of_its_node(node: Node) -> None:
+    node.serve()
+    hooks = node.hooks()
+    assert hooks["xdp", "eth0"]["mode"] == "native"
+    assert {hooks["tc ingress", "eth0"]["mode"], hooks["tc egress", "eth0"]["mode"]} <= {"tcx", "clsact"}
+    assert hooks["cgroup", str(node.cgroup)]["mode"] == "link"
+    status = node.netaccel("status")
+    assert (status.returncode, status.stderr) == (0, "")
+
+
+def test_a_second_agent_is_refused_and_told_the_pid_of_the_first(node: Node) -> None:
+    first = node.serve()
+    second = node.netaccel("agent")
+    assert second.returncode == 1
+    assert second.stderr == (
+        f"netaccel: an agent (pid {first.pid}) already serves {node.pins}:"
+        " stop it first, or give this one a --bpffs of its own\n"
+    )
+    assert node.status() is not None, "the first one goes on"
+
+
+def test_a_clean_stop_keeps_the_datapath(node: Node) -> None:
+    agent = node.serve()
+    before = links(node)
+    assert node.stop(agent) == 0
+    assert links(node) == before
+    status = node.netaccel("status")
+    assert status.returncode == 3
+    assert "no agent is running; the pinned datapath goes on" in status.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda number: number.name)
+def test_the_next_agent_adopts_what_the_last_one_left(node: Node, number: signal.Signals) -> None:
+    node.stop(node.serve(), number)
+    before = links(node), maps(node)
+    node.serve()
+    assert (links(node), maps(node)) == before, "neither link nor map was made anew"
+    assert (node.status() or {})["warnings"] == []
+
+
+def test_detach_leaves_nothing(node: Node) -> None:
+    with netlink.inside_namespace(node.name):
+        reserved = netlink.sysctl("net.ipv4.ip_local_reserved_ports")
+    agent = node.serve(snat_ports="40000-40099")
+    with netlink.inside_namespace(node.name):
+        assert netlink.sysctl("net.ipv4.ip_local_reserved_ports") == "40000-40099"
+    node.stop(agent)
+    ids = set(links(node).values())
+    assert ids
+    done = node.netaccel("detach", "-o", "json")
+    assert done.returncode == 0
+    assert {"link xdp-eth0", "reserved ports 40000-40099"} <= set(json.loads(done.stdout)["removed"])
+    assert not node.pins.exists()
+    assert not ids & set(libbpf.ids("link"))
+    with netlink.inside_namespace(node.name):
+        assert netlink.sysctl("net.ipv4.ip_local_reserved_ports") == reserved
+
+
+def test_detach_refuses_while_an_agent_serves_unless_it_may_stop_it(node: Node) -> None:
+    agent = node.serve()
+    refused = node.netaccel("detach")
+    assert refused.returncode == 1
+    assert f"an agent (pid {agent.pid}) already serves" in refused.stderr
+    assert node.netaccel("detach", "--stop-agent").returncode == 0
+    assert agent.wait(timeout=10) == 0
+    assert not node.pins.exists()
+
+
+def test_a_busy_xdp_hook_leaves_the_node_to_tc_and_is_told(node: Node) -> None:
+    with netlink.inside_namespace(node.name):
+        index = netlink.device("eth0").ifindex
+        with BpfObject(OBJECTS / "xdp_pass.o") as other:
+            other.load()
+            held = libbpf.link_create(other.program("xdp_pass").fd, index, 37, 1 << 2)
+    node.serve()
+    hooks = node.hooks()
+    assert hooks["xdp", "eth0"]["mode"] == "failed"
+    assert "held by program xdp_pass" in hooks["xdp", "eth0"]["note"]
+    assert hooks["tc ingress", "eth0"]["mode"] != "failed"
+    status = node.netaccel("status")
+    assert status.returncode == 3
+    assert "warning: xdp_uplink can't be attached to eth0" in status.stdout
+    with BpfObject(OBJECTS / "xdp_pass.o"):
+        libbpf.link_detach(held)
+
+
+def test_xdp_can_be_turned_off(node: Node) -> None:
+    node.stop(node.serve())
+    assert "xdp-eth0" in links(node)
+    node.serve(xdp="off")
+    assert "xdp-eth0" not in links(node)
+    assert node.hooks()["xdp", "eth0"]["mode"] == "off"
+    assert node.netaccel("status").returncode == 0, "as asked is well"
+
+
+def test_pod_devices_are_taken_as_they_come_and_let_go_as_they_leave(node: Node) -> None:
+    agent = node.serve()
+    with netlink.inside_namespace(node.name):
+        netlink.add_veth("veth1", "veth2", node.outside)
+    node.until(lambda: {"tcx-ingress-veth1", "tcx-egress-veth1"} <= links(node).keys(), agent)
+    with netlink.inside_namespace(node.name):
+        netlink.delete_device("veth1")
+    node.until(lambda: not any("veth1" in name for name in links(node)), agent)
+
+
+def test_an_uplink_that_comes_late_is_taken(node: Node) -> None:
+    agent = node.serve(uplinks="eth0,eth9")
+    found = node.status()
+    assert found is not None
+    assert found["warnings"] == ["uplink eth9: no such device; it is taken when it appears"]
+    with netlink.inside_namespace(node.name):
+        netlink.add_veth("eth9", "eth9", node.outside)
+    node.until(lambda: "tcx-ingress-eth9" in links(node), agent)
+    node.until(lambda: (node.status() or {})["warnings"] == [], agent)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"manifests": "/nonexistent"}, "manifests /nonexistent: No such file or directory"),
+        ({"http": "192.0.2.1:80"}, "--http 192.0.2.1:80: Cannot assign requested address"),
+        ({"bpffs": "/tmp"}, "bpffs /tmp: not a bpf file system: mount -t bpf bpf /tmp"),
+        ({"cgroup": "/tmp"}, "cgroup /tmp: not cgroup v2"),
+        ({"map_sizes": "flowz=5"}, "mapSizes flowz: no such map; known are"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_served_is_one_line(node: Node, settings: dict[str, str], told: str) -> None:
+    done = node.netaccel("agent", **settings)
+    assert done.returncode == 1
+    assert told in done.stderr
+    assert done.stderr.count("\n") == 1
