@@ -318,7 +318,8 @@ class BpfObject:
             line = verdict_line(log)
             name = errno.errorcode.get(number, str(number))
             return VerifierError(f"program {failed} refused by the verifier: {line} ({name})", number, log)
-        detail = next((line for line in messages if "fail" in line), error.strerror or "")
+        telling = [line for line in messages if "failed to load object" not in line]
+        detail = next(iter(telling), error.strerror or "")
         detail = detail.removeprefix("libbpf: ")
         text = f"{self.path.name} can't be loaded: {detail}"
         if number == errno.EPERM:

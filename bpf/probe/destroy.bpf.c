@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Asks, by being loaded, whether iterators may destroy sockets (kernel 6.5). Apart from kernel.bpf.c because
+ * an object whose kernel functions are not all there can't be loaded in parts. */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct sock_common {
+	unsigned short skc_family;
+};
+struct bpf_iter__tcp {
+	struct bpf_iter_meta *meta;
+	struct sock_common *sk_common;
+};
+#pragma clang attribute pop
+
+extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
+
+SEC("iter/tcp")
+int sock_destroy(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *sk = ctx->sk_common;
+
+	if (sk)
+		bpf_sock_destroy(sk);
+	return 0;
+}
+
+char _license[] SEC("license") = "Dual BSD/GPL";
