@@ -25,6 +25,8 @@ _MARKER = re.compile(r"^---(?=\s|$)", re.MULTILINE)
 _UNUSUAL = re.compile(r"^(%|\.\.\.(\s|$))", re.MULTILINE)
 """Directives and explicit ends: cutting would part them from their document, so the file is read whole."""
 
+_MAX_DEPTH = 200
+
 _TIMESTAMP = "tag:yaml.org,2002:timestamp"
 _VALUE = "tag:yaml.org,2002:value"
 _MERGE = "tag:yaml.org,2002:merge"
@@ -177,6 +179,21 @@ class _Loader(yaml.CSafeLoader):
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self._checked: set[int] = set()
+        self._depth = 0
+
+    def descend_resolver(self, current_node: yaml.Node | None, current_index: object) -> None:
+        """Bound the depth (for each node; its other use, path resolvers, isn't ours).
+
+        PyYAML's composer recurses on the C stack: a file of 100,000 brackets would end the process.
+        """
+        self._depth += 1
+        if self._depth > _MAX_DEPTH:
+            mark = current_node.start_mark if current_node else None
+            raise yaml.composer.ComposerError(None, None, "it is nested too deeply", mark)
+
+    def ascend_resolver(self) -> None:
+        """Leave a node."""
+        self._depth -= 1
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Look for double keys before merge keys (``<<``) are resolved, which makes legitimate ones."""

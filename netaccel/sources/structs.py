@@ -45,7 +45,7 @@ def decode(document: RawObject, kind: type[_T]) -> _T:
         raise _type_error(str(err)) from err
     except msgspec.DecodeError as err:
         raise _json_error(document, err) from err
-    except UnicodeDecodeError as err:
+    except UnicodeError as err:
         raise ObjectError("", "is not UTF-8: save it as UTF-8") from err
     except RecursionError as err:
         raise ObjectError("", "is nested too deeply: flatten it") from err
@@ -69,7 +69,7 @@ def builtins(document: RawObject) -> RawObject:
         return document
     try:
         return msgspec.json.decode(document)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
 
 
