@@ -21,7 +21,7 @@ int sock_destroy(struct bpf_iter__tcp *ctx)
 {
 	struct sock_common *sk = ctx->sk_common;
 
-	if (sk)
+	if (sk && sk->skc_family) /* read, for the compiler names a struct's fields only where one is */
 		bpf_sock_destroy(sk);
 	return 0;
 }
