@@ -25,7 +25,7 @@ from netaccel.records import FlowKey
 
 pytestmark = pytest.mark.root
 
-FRAMES = int(os.environ.get("NETACCEL_FUZZ_FRAMES", "6000"))
+FRAMES = int(os.environ.get("NETACCEL_FUZZ_FRAMES", "30000"))
 SEED = int(os.environ.get("NETACCEL_FUZZ_SEED", "1"))
 XDP_DROP, XDP_PASS, XDP_TX = 1, 2, 3
 PROGRAMS = ("xdp_uplink", "tc_uplink_ingress", "tc_uplink_egress", "tc_pod_ingress", "tc_pod_egress")
