@@ -229,3 +229,12 @@ def _without_sexagesimal(tag: str, pattern: re.Pattern[str]) -> re.Pattern[str]:
 
 
 _Loader.yaml_implicit_resolvers = _resolvers()
+
+
+def plain_documents(text: str) -> list[object]:
+    """All documents of a YAML text as plain values, for who writes manifests anew (the lab).
+
+    Raises what PyYAML raises: YAMLError, and ValueError, LookupError, AttributeError or TypeError for a
+    scalar that contradicts its tag.
+    """
+    return list(yaml.load_all(text, _Loader))
