@@ -109,6 +109,16 @@ def _addresses_may(before: Read, after: Read) -> bool:
     return (before.dst, after.dst) in to or (after.src, before.src) in to
 
 
+def _is_whole(data: bytes, found: Read) -> bool:
+    """Whether the frame holds as much as the IP header says, and that a transport header."""
+    if found.v6:
+        end = found.l3 + 40 + int.from_bytes(data[found.l3 + 4 : found.l3 + 6], "big")
+    else:
+        end = found.l3 + int.from_bytes(data[found.l3 + 2 : found.l3 + 4], "big")
+    needed = 0 if found.later else {6: 20}.get(found.proto, 8)
+    return found.l4 + needed <= end <= len(data)
+
+
 def _may_differ(found: Read, quoted: bool) -> set[int]:
     """Offsets of bytes that a translation changes."""
     l3, l4 = found.l3, found.l4
@@ -139,6 +149,8 @@ def rewrite_fault(before: bytes, after: bytes) -> str:
     old, new = read(before, l3, v6), read(after, l3, v6)
     if old is None or new is None or kind not in {0x0800, 0x86DD}:
         return "headers that are not there were changed"
+    if not _is_whole(before, old):
+        return "a packet that is not all there was changed"
     places = _may_differ(old, quoted=False)
     if old.proto in _CHECK:
         ends = (End(old.src, old.sport), End(old.dst, old.dport))
