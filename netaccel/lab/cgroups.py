@@ -14,6 +14,7 @@ from pathlib import Path
 
 from netaccel.datapath.mounts import find_cgroup
 from netaccel.errors import LabError
+from netaccel.lab.plan import pod_label
 
 _KILL_SECONDS = 5.0
 
@@ -45,7 +46,7 @@ def client(lab: str) -> Path:
 
 def pod(lab: str, node_name: str, pod_ns: str, pod_name: str) -> Path:
     """Where a pod's processes run."""
-    return node(lab, node_name) / "pods" / f"{pod_ns}_{pod_name}"
+    return node(lab, node_name) / "pods" / pod_label(pod_ns, pod_name)
 
 
 def processes(group: Path) -> list[int]:

@@ -8,16 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from netaccel.lab.plan import NodePlan, Plan
-from netaccel.lab.raw import Name, Object, labels, mapping, metadata, name_of, sequence, spec, string
+from netaccel.lab.raw import Object, labels, mapping, metadata, name_of, spec, string
 
 ZONE = "topology.kubernetes.io/zone"
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-_DNS_NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,150}[a-z0-9])?")
-
-
-def is_name(name: Name) -> bool:
-    """Whether an API server would take namespace and name (and a file system its length)."""
-    return bool(_DNS_LABEL.fullmatch(name.namespace) and _DNS_NAME.fullmatch(name.name))
 
 
 def fill_node(node: NodePlan, written: Object) -> Object:
@@ -88,8 +82,3 @@ def pick_node(plan: Plan, pod: Object, taken: Iterable[NodePlan]) -> NodePlan | 
         return next((node for node in plan.nodes if node.name == wanted), None)
     load = Counter(node.name for node in taken)
     return min(plan.nodes, key=lambda node: (load[node.name], node.number))
-
-
-def is_runnable(pod: Object) -> bool:
-    """Whether a Pod has a container at all."""
-    return any(isinstance(item, dict) for item in sequence(spec(pod).get("containers")))

@@ -18,16 +18,17 @@ from pathlib import Path
 
 import watchfiles
 
-from netaccel.errors import LabError
+from netaccel.errors import LabError, ObjectError
 from netaccel.lab import cluster, documents, topology
 from netaccel.lab.agents import Agent
 from netaccel.lab.allocate import Allocator, Given, ingress_addresses
 from netaccel.lab.endpoints import PodView, nodes_with_endpoints, slices
-from netaccel.lab.plan import NodePlan, paths
+from netaccel.lab.plan import NodePlan, paths, pod_label
 from netaccel.lab.pods import Pod
 from netaccel.lab.raw import Name, Object, name_of, of_kind, spec
 from netaccel.lab.report import report
 from netaccel.lab.state import State, read_allocations, read_state, write_allocations, write_status
+from netaccel.sources.parse import decode
 
 GENERATED = "lab.generated.yaml"
 _COALESCE = 0.02  # seconds in which changes are gathered before anything is written
@@ -54,6 +55,7 @@ class Controller:
         self.agents: list[Agent] = []
         self.allocator = Allocator(read_allocations(self.paths))
         self.problems: dict[str, str] = {}
+        self._last: dict[str, dict[Name, Object]] = {}
         self._indices = {node.name: 1 for node in self.plan.nodes}
         self._routes: dict[str, frozenset[str]] = {}
 
@@ -85,13 +87,13 @@ class Controller:
         self._read()
         objects = [item for file in self.good.values() for item in file.objects()]
         written = {name.name: item for name, item in of_kind("Node", objects).items()}
-        self._keep_pods(tasks, of_kind("Pod", objects))
-        services = self.allocator.fill(of_kind("Service", objects), self._new)
+        self._keep_pods(tasks, self._valid("Pod", objects))
+        services = self.allocator.fill(self._valid("Service", objects), self._new)
         write_allocations(self.paths, self.allocator.given)
         views = [
             replace(pod.view(), zone=cluster.zone_of(pod.node, written))
             for pod in self.pods.values()
-            if pod.started
+            if pod.started and not pod.ended
         ]
         self._write(objects, services, written, views)
         self._route(services, views)
@@ -109,6 +111,21 @@ class Controller:
             if file.documents is None:
                 self.problems[name] = "not YAML; what it last held stays in force"
 
+    def _valid(self, kind: str, objects: list[Object]) -> dict[Name, Object]:
+        """Objects of a kind by name; of one that can't be used the last good version, if there was any."""
+        found = of_kind(kind, objects)
+        last, self._last[kind] = self._last.get(kind, {}), {}
+        for name, item in found.items():
+            try:
+                decode(item)
+            except ObjectError as error:
+                self.problems[f"{kind} {name}"] = str(error)
+                if name in last:
+                    self._last[kind][name] = last[name]
+            else:
+                self._last[kind][name] = item
+        return dict(self._last[kind])
+
     def _keep_pods(self, tasks: asyncio.TaskGroup, wanted: Mapping[Name, Object]) -> None:
         for name, pod in self.pods.items():
             manifest = wanted.get(name)
@@ -123,9 +140,6 @@ class Controller:
 
     def _place(self, name: Name, manifest: Object) -> NodePlan | None:
         """Return the pod's node, or None and the problem noted."""
-        if not cluster.is_name(name) or not cluster.is_runnable(manifest):
-            self.problems[f"Pod {name}"] = "not run: its name or its containers are not what Kubernetes takes"
-            return None
         node = cluster.pick_node(self.plan, manifest, (pod.node for pod in self.pods.values()))
         if node is None:
             self.problems[f"Pod {name}"] = "not run: the lab has no such node"
@@ -133,7 +147,7 @@ class Controller:
 
     def _make_pod(self, name: Name, manifest: Object, node: NodePlan) -> Pod:
         new = self._new()
-        log = self.paths.logs / f"pod-{name.namespace}_{name.name}.log"
+        log = self.paths.logs / f"pod-{pod_label(*name)}.log"
         addresses = node.pod_addresses(self._free_index(node))
         return Pod(self.plan, node, name, manifest, new.uid, new.created, log, addresses, self.changed.set)
 
@@ -171,6 +185,8 @@ class Controller:
             name, kind = name_of(item), item.get("kind")
             if name is None:
                 return item
+            if f"{kind} {name}" in self.problems:
+                return item  # the agents shall say what is wrong with it
             if kind == "Service" and name in services:
                 return services[name]
             if kind == "Pod" and (pod := self.pods.get(name)):

@@ -19,18 +19,9 @@ from typing import Any
 import yaml
 
 from netaccel.lab.raw import Object, is_list, unfold
+from netaccel.sources.documents import plain_documents
 
 _SUFFIXES = (".yaml", ".yml", ".json")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as Kubernetes reads it: a time stays the text that it is."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +40,9 @@ class File:
 def parse(name: str, text: bytes) -> File:
     """Read a file's documents."""
     try:
-        documents = tuple(yaml.load_all(text, _Loader))
+        documents = tuple(plain_documents(text.decode("utf-8-sig")))
         json.dumps(documents)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
         return File(name, text, None)
     return File(name, text, documents)
 

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from netaccel.datapath import libbpf
 from netaccel.datapath.mounts import filesystem_of
 from netaccel.errors import LabError
 from netaccel.lab import cgroups, topology
 from netaccel.lab.plan import RUN, Paths, Plan, check_name, paths
 from netaccel.lab.process import Place, environment
-from netaccel.lab.shell import require_root_and_tools, run
+from netaccel.lab.shell import require_root_and_tools
 from netaccel.lab.state import State, locked, read_state, read_status, write_state
 
 Say = Callable[[str], None]
@@ -109,13 +110,14 @@ def _build(where: Paths, state: State) -> None:
     for folder in (where.logs, where.rendered, where.bpffs, where.manifests):
         folder.mkdir(parents=True, exist_ok=True)
     write_state(where, state)
-    run("mount", "-t", "bpf", "bpf", str(where.bpffs))
+    libbpf.mount("bpf", str(where.bpffs), "bpf")
+    for folder in (where.far_end, *(where.bpffs / node.name for node in plan.nodes)):
+        folder.mkdir()
     for node in plan.nodes:
-        (where.bpffs / node.name).mkdir()
         cgroups.host(plan.name, node.name).mkdir(parents=True)
     cgroups.client(plan.name).mkdir()
     cgroups.controller(plan.name).mkdir()
-    topology.build(plan)
+    topology.build(plan, where.far_end)
     _start_controller(where, plan)
 
 
@@ -184,4 +186,4 @@ def _remove(where: Paths, name: str) -> None:
 def _unmount(path: Path) -> None:
     """Unmount; its pins go with it, and the links they held."""
     while path.is_dir() and os.path.ismount(path) and filesystem_of(path) == "bpf":
-        run("umount", str(path))
+        libbpf.unmount(str(path))

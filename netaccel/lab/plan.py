@@ -138,6 +138,11 @@ class Paths:
         """A bpf file system of the lab's own; one folder a node."""
         return self.root / "bpf"
 
+    @property
+    def far_end(self) -> Path:
+        """The folder in it for what is pinned of the wires' other ends."""
+        return self.bpffs / "switch"
+
 
 def check_name(name: str) -> str:
     """Return the name, or raise ConfigError."""
@@ -151,14 +156,20 @@ def namespace(lab: str, what: str) -> str:
     return f"na-{lab}-{what}"
 
 
+def pod_label(pod_ns: str, pod_name: str) -> str:
+    """One word for a pod, fit for a file's name (Kubernetes' names have no underscore)."""
+    found = f"{pod_ns}_{pod_name}"
+    return found if len(found) <= 150 else f"{found[:130]}_{_hash(pod_ns, pod_name)}"
+
+
 def pod_namespace(lab: str, pod_ns: str, pod_name: str) -> str:
-    """Name of a pod's network namespace (Kubernetes' names have no underscore)."""
-    return namespace(lab, f"pod-{pod_ns}_{pod_name}")
+    """Name of a pod's network namespace."""
+    return namespace(lab, f"pod-{pod_label(pod_ns, pod_name)}")
 
 
 def pod_device(pod_ns: str, pod_name: str) -> str:
     """The node's end of a pod's veth; at most 15 characters."""
-    return "veth" + hashlib.sha256(f"{pod_ns}/{pod_name}".encode()).hexdigest()[:10]
+    return f"veth{_hash(pod_ns, pod_name)}"
 
 
 def paths(name: str) -> Paths:
@@ -172,6 +183,10 @@ def make_plan(name: str, nodes: int = 3, *, hop: bool = False) -> Plan:
     if not 1 <= nodes <= MAX_NODES:
         raise ConfigError(f"--nodes {nodes}: give 1 to {MAX_NODES}")
     return Plan(name, tuple(_node(name, number) for number in range(1, nodes + 1)), hop)
+
+
+def _hash(pod_ns: str, pod_name: str) -> str:
+    return hashlib.sha256(f"{pod_ns}/{pod_name}".encode()).hexdigest()[:10]
 
 
 def _node(lab: str, number: int) -> NodePlan:

@@ -45,6 +45,7 @@ class Pod:
     running: bool = False
     ready: bool = False
     restarts: int = 0
+    ended: str = ""
     message: str = ""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -155,7 +156,11 @@ class Pod:
         delay = 0.2
         while not self._stop.is_set():
             status = await self._run_once(interpreter([_expand(c, self.environment) for c in command]))
-            if self._stop.is_set() or not self._restarts(status):
+            if self._stop.is_set():
+                break
+            if not self._restarts(status):
+                self.ended = "Succeeded" if status == 0 else "Failed"
+                self.changed()
                 break
             self.restarts += 1
             with contextlib.suppress(TimeoutError):
@@ -239,7 +244,7 @@ class Pod:
         ready = "True" if self.ready else "False"
         reason = {"message": self.message} if self.message else {}
         return {
-            "phase": "Running" if self.started else "Pending",
+            "phase": self.ended or ("Running" if self.started else "Pending"),
             "hostIP": self.node.address4,
             "hostIPs": [{"ip": self.node.address4}, {"ip": self.node.address6}],
             "podIP": self.addresses[0],

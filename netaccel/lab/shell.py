@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tools that build a lab: iproute2, util-linux' nsenter, mount."""
+"""The tools that build a lab: iproute2 and util-linux' nsenter."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 from netaccel.errors import LabError
 
 NETNS = Path("/run/netns")
-_PACKAGES = {"ip": "iproute2", "nsenter": "util-linux", "mount": "mount", "umount": "mount"}
+_PACKAGES = {"ip": "iproute2", "nsenter": "util-linux"}
 
 
 def require_root_and_tools() -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-import netaccel
 from netaccel.datapath import netlink
+from netaccel.datapath.attach import Attacher, xdp
+from netaccel.datapath.bpfobject import BpfObject
+from netaccel.datapath.instance import Instance
 from netaccel.errors import LabError
 from netaccel.lab.plan import (
     CLIENT4,
@@ -32,7 +34,6 @@ from netaccel.lab.plan import (
 )
 from netaccel.lab.shell import NETNS, ip, ip_json, write_sysctls
 
-XDP_PASS = Path(netaccel.__file__).parent / "objects" / "xdp_pass.o"
 _IPV6_AT_ONCE = {
     "net/ipv6/conf/all/disable_ipv6": 0,
     "net/ipv6/conf/default/disable_ipv6": 0,
@@ -52,10 +53,11 @@ _ROUTER = {
 }
 
 
-def build(plan: Plan) -> None:
-    """Make all namespaces of the plan, wire and address them. Raises LabError."""
-    if not XDP_PASS.exists():
-        raise LabError(f"{XDP_PASS} is missing: make bpf")
+def build(plan: Plan, bpffs: Path) -> None:
+    """Make all namespaces of the plan, wire and address them; ``bpffs`` holds pins of the switch's side.
+
+    Raises LabError, DatapathError.
+    """
     ip(f"netns add {name}" for name in plan.namespaces())
     for name in plan.namespaces():
         routes = name not in (plan.switch, plan.client, plan.hops)
@@ -68,7 +70,7 @@ def build(plan: Plan) -> None:
     ip(_client(), plan.client)
     for node in plan.nodes:
         ip(_node(plan, node), node.namespace)
-    _prepare_far_ends(plan)
+    _prepare_far_ends(plan, bpffs)
 
 
 def _wires(plan: Plan) -> Iterable[str]:
@@ -144,17 +146,17 @@ def _node(plan: Plan, node: NodePlan) -> Iterable[str]:
             yield f"route add {other.pod_cidr6} via {other.address6}"
 
 
-def _prepare_far_ends(plan: Plan) -> None:
+def _prepare_far_ends(plan: Plan, bpffs: Path) -> None:
     """Give what sends to nodes complete checksums, and a native XDP program to nodes' far ends."""
     switch_side = [node.name for node in plan.nodes]
     if plan.hop:
         facing = [f"{node.name}-in" for node in plan.nodes]
         completing = [*facing, *(f"{node.name}-out" for node in plan.nodes)]
         _tx_off(plan.hops, completing)
-        _xdp_pass(plan.hops, facing)
+        _xdp_pass(plan.hops, facing, bpffs)
     else:
         _tx_off(plan.switch, switch_side)
-        _xdp_pass(plan.switch, switch_side)
+        _xdp_pass(plan.switch, switch_side, bpffs)
 
 
 def _tx_off(where: str, devices: Iterable[str]) -> None:
@@ -163,8 +165,14 @@ def _tx_off(where: str, devices: Iterable[str]) -> None:
             netlink.set_offload(device, "tx", on=False)
 
 
-def _xdp_pass(where: str, devices: Iterable[str]) -> None:
-    ip((f"link set dev {device} xdpdrv object {XDP_PASS} section xdp" for device in devices), where)
+def _xdp_pass(where: str, devices: Iterable[str], bpffs: Path) -> None:
+    instance = Instance(bpffs)
+    instance.links.mkdir(parents=True)
+    attacher = Attacher(instance)
+    with BpfObject.named("xdp_pass") as program, netlink.inside_namespace(where):
+        program.load()
+        for name in devices:
+            attacher.attach(xdp(name, netlink.device(name).ifindex), program.program("xdp_pass"))
 
 
 def add_pod(plan: Plan, node: NodePlan, where: str, pod: tuple[str, str], addresses: tuple[str, str]) -> None:
