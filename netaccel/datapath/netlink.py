@@ -117,6 +117,8 @@ def inside_namespace(namespace: str | os.PathLike[str]) -> Iterator[None]:
 
 def create_namespace(name: str) -> None:
     """A named namespace with its loopback up. DatapathError where the name is taken."""
+    if namespace_path(name).exists():
+        raise DatapathError(f"network namespace {name}: there is one already", errno.EEXIST)
     try:
         _netns_create(name)
     except OSError as error:
