@@ -8,7 +8,7 @@ a new one, so that the frontend's one update switches from a whole table to a wh
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,7 +17,6 @@ from netaccel.compile.ids import BackendKey, Ids, PortKey
 from netaccel.compile.maglev import maglev_table
 from netaccel.compile.services import FAMILIES, CompiledService, Kind, Place, PortGroup, Scope, State
 from netaccel.compile.services import Frontend as Wanted
-from netaccel.model.service import ServiceKey
 from netaccel.records import Backend, Frontend, FrontendKey, SourceRangeKey
 
 ALLOWED = records.SourceRange(allowed=1)
@@ -61,9 +60,6 @@ NOTHING = Placed()
 Holds = Callable[[FrontendKey], bool]
 """Whether the Service that is placed holds this address and port."""
 
-FindRange = Callable[[int, array[int]], int | None]
-"""Offset of a range that frontends of this service port name and that holds exactly these slots, or None."""
-
 
 class Codes:
     """Constants of abi.h as the compiler needs them."""
@@ -95,16 +91,19 @@ def place(
     codes: Codes,
     holds: Holds,
     before: Placed = NOTHING,
-    find_range: FindRange = lambda number, slots: None,
+    patch: bool = False,
 ) -> Placed:
-    """The records of one Service. CapacityError where an id or a range can't be had: roll back then."""
+    """The records of one Service. CapacityError where an id or a range can't be had: roll back then.
+
+    ``patch``: there is no room for new tables; old ones are changed in place, slot by slot.
+    """
     placed = Placed({}, {}, frozenset(_source_ranges(compiled, ids)))
     for group in compiled.groups:
         key = PortKey(compiled.key, group.port, group.proto, group.family)
         number = ids.port(key)
         backends = _backends(group, number, ids, codes)
         old = before.groups.get(key)
-        tables = _tables(group, backends, old.tables if old else (), number, ids, find_range)
+        tables = _tables(group, backends, old.tables if old else (), ids, patch)
         found = PlacedGroup(
             number,
             records.Service(
@@ -163,28 +162,52 @@ def _backends(group: PortGroup, number: int, ids: Ids, codes: Codes) -> dict[Pla
 def _tables(
     group: PortGroup,
     backends: dict[Place, tuple[int, Backend]],
-    old: Iterable[Table],
-    number: int,
+    old: Sequence[Table],
     ids: Ids,
-    find_range: FindRange,
+    patch: bool,
 ) -> dict[Scope, Table]:
-    """The table of each scope that a frontend of this group asks for."""
+    """The table of each scope that a frontend of this group asks for. Equal ones are one."""
     tables = {Scope.NONE: EMPTY}
     known = {table.places: table for table in old}
-    for scope in {s for frontend in group.frontends for s in (frontend.wire, frontend.pod)} - {Scope.NONE}:
-        places = group.local if scope is Scope.LOCAL else group.cluster
-        if not places:
-            tables[scope] = EMPTY
+    for scope in (Scope.LOCAL, Scope.CLUSTER):
+        if not any(scope in (frontend.wire, frontend.pod) for frontend in group.frontends):
             continue
-        table = known.get(places)
-        if table is None:
-            slots = array("I", [backends[where][0] for where in places])
-            slots = array("I", map(slots.__getitem__, maglev_table(places)))
-            offset = find_range(number, slots)
-            table = Table(places, ids.range(len(slots)) if offset is None else offset, slots)
-            known[places] = table
-        tables[scope] = table
+        places = group.local if scope is Scope.LOCAL else group.cluster
+        table = known.get(places) if places else EMPTY
+        if table is None and patch:
+            table = _patched(places, backends, old, tables)
+        elif table is None:
+            slots = _slots(places, backends)
+            table = Table(places, ids.range(len(slots)), slots)
+        tables[scope] = known[places] = table
     return tables
+
+
+def _slots(places: Sequence[Place], backends: dict[Place, tuple[int, Backend]]) -> array[int]:
+    numbers = [backends[where][0] for where in places]
+    return array("I", map(numbers.__getitem__, maglev_table(places)))
+
+
+def _patched(
+    places: tuple[Place, ...],
+    backends: dict[Place, tuple[int, Backend]],
+    old: Sequence[Table],
+    taken: Mapping[Scope, Table],
+) -> Table:
+    """An old table of this group whose slots of other backends are given to these, in place.
+
+    Without one left, the table of the other scope (this node's backends are some of the cluster's).
+    """
+    in_use = {table.offset for table in taken.values() if table.slots}
+    left = [table for table in old if table.offset not in in_use]
+    if not left:
+        return taken.get(Scope.LOCAL, EMPTY)
+    wanted = set(places)
+    best = max(left, key=lambda table: len(wanted.intersection(table.places)))
+    numbers = {backends[where][0] for where in places}
+    heirs = _slots(places, backends)
+    slots = array("I", [n if n in numbers else heirs[i % len(heirs)] for i, n in enumerate(best.slots)])
+    return Table((), best.offset, slots)
 
 
 def _frontend(
@@ -223,8 +246,3 @@ def _source_ranges(compiled: CompiledService, ids: Ids) -> Iterator[SourceRangeK
         number = ids.port(PortKey(compiled.key, group.port, group.proto, group.family))
         for cidr in ranges:
             yield SourceRangeKey(SERVICE_BITS + cidr.length, number, cidr.addr)
-
-
-def service_of(placed: Placed) -> ServiceKey | None:
-    """Whose it is; None where it has no ports."""
-    return next((key.service for key in placed.groups), None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import NamedTuple
 
 from netaccel.compile.services import Place
@@ -185,8 +185,8 @@ class Ids:
         """A point to roll back to."""
         return len(self._taken)
 
-    def rollback(self, mark: int = 0) -> None:
-        """Take back all that was given out since the mark, nothing has been written of it."""
+    def rollback(self, mark: int) -> None:
+        """Take back all that was given out since the mark; nothing has been written of it."""
         while len(self._taken) > mark:
             match self._taken.pop():
                 case PortKey() as key:
@@ -195,8 +195,11 @@ class Ids:
                     self._backend_pool.give_back(self.backends.pop(key))
                 case (start, length):
                     self._ranges.free(start, length)
-        if not mark:
-            self._freed.clear()
+
+    def abandon(self) -> None:
+        """Take back all that was given out since the last commit, and free nothing."""
+        self.rollback(0)
+        self._freed.clear()
 
     def commit(self) -> None:
         """All is written: what was given out stays, what was freed may be given out again."""
@@ -233,9 +236,15 @@ class Ids:
         self._backend_pool.restart(self.backends.values(), merged)
         self._ranges.restart(ranges)
 
-    def used_backends(self) -> Iterator[int]:
-        """Ids of backends in use."""
-        return iter(self.backends.values())
+    def retain(
+        self, ports: Set[PortKey], backends: Set[BackendKey], ranges: Iterable[tuple[int, int]]
+    ) -> None:
+        """Free whatever else was adopted, now that the maps hold nothing else."""
+        for port in [key for key in self.ports if key not in ports]:
+            self._port_pool.free(self.ports.pop(port))
+        for backend in [key for key in self.backends if key not in backends]:
+            self._backend_pool.free(self.backends.pop(backend))
+        self._ranges.restart(ranges)
 
     @property
     def available(self) -> dict[str, int]:

@@ -132,12 +132,14 @@ class CompiledService:
     affinity_timeout: int = 0
     problems: tuple[str, ...] = ()
     """What of it can't be served, a line each."""
+    ignored: str = ""
+    """Why there is nothing to do for it; empty where there is."""
 
 
 def compile_service(service: Service, slices: Iterable[EndpointSlice], node: NodeFacts) -> CompiledService:
     """Compile one Service with its slices for one node."""
     if not service.served:
-        return CompiledService(service.key, service.created)
+        return CompiledService(service.key, service.created, ignored=service.unserved_reason)
     families = [f for f in FAMILIES if any(_family(ip) == f for ip in service.cluster_ips)]
     problems = list(_strangers(service, families))
     ranges = _ranges(service)

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events in, passes, retries, timers: the reconciler as it runs in an agent.
+
+An idle reconciler takes a batch of events at once. What arrives during a pass waits and becomes one batch,
+so a storm of events costs as few passes as the maps can take. Passes that are small run on the event loop
+(a thread's hop costs more than they do); large ones, and those that read the maps, in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from netaccel.compile.services import NodeFacts
+from netaccel.errors import DatapathError
+from netaccel.model.event import Delete, Event, ObjectKey, Source, Upsert
+from netaccel.model.service import ServiceKey
+from netaccel.model.snapshot import World
+from netaccel.reconcile.dump import Maps
+from netaccel.reconcile.engine import Engine
+from netaccel.reconcile.status import Condition, Report, State, Stats
+
+log = logging.getLogger(__name__)
+
+FIRST_RETRY = 0.05
+LAST_RETRY = 30.0
+"""Seconds between a failed pass and the next; doubled each time, each half to one and a half of it."""
+
+
+async def nothing() -> None:
+    """A hook that does nothing."""
+
+
+class Reconciler:
+    """Runs an engine. Create, :meth:`run` in a task; cancelling it ends the pass under way and keeps all."""
+
+    def __init__(
+        self,
+        maps: Maps,
+        constants: Mapping[str, int],
+        node: NodeFacts,
+        *,
+        compare_interval: float = 300.0,
+        on_backends_removed: Callable[[], Awaitable[object]] = nothing,
+        on_report: Callable[[Report], None] = lambda report: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Arguments beyond the engine's.
+
+        ``compare_interval``: seconds between readings of the maps. ``on_backends_removed``: destroys sockets
+        that are bound to removed backends; called once after the start and after every pass that removed
+        one, never twice at a time; tried again after a DatapathError. ``on_report``: told of every pass.
+        """
+        self.stats = Stats()
+        self.ready = asyncio.Event()
+        """Set when the maps hold all that the source first told."""
+        self._engine = Engine(maps, constants, node)
+        self._compare_interval = compare_interval
+        self._hook = on_backends_removed
+        self._on_report = on_report
+        self._clock = clock
+        self._inbox: list[Event] = []
+        self._node: NodeFacts | None = None
+        self._compare = False
+        self._wake = asyncio.Event()
+        self._removed = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._oldest: float | None = None  # arrival of the oldest event that is not yet in the maps
+
+    # ---------------------------------------------------------------- questions
+
+    @property
+    def world(self) -> World:
+        """The world as last heard."""
+        return self._engine.world
+
+    def conditions(self) -> dict[ObjectKey, Condition]:
+        """What became of every object that a pass has seen, and of those that the source refused."""
+        found = {
+            ObjectKey("Service", *key): condition
+            for key, condition in dict[ServiceKey, Condition](self._engine.conditions).items()
+        }
+        for reject in self.world.rejections():
+            if reject.key is None:
+                continue
+            reason = f"{reject.origin}: {reject.path}: {reject.reason}" if reject.path else reject.reason
+            found[reject.key] = Condition(State.REJECTED, (reason,))
+        return found
+
+    # ------------------------------------------------------------------ requests
+
+    def set_node(self, node: NodeFacts) -> None:
+        """The node's addresses changed."""
+        self._node = node
+        self._stir()
+
+    def request_compare(self) -> None:
+        """Read the maps now and repair them."""
+        self._compare = True
+        self._stir()
+
+    async def settled(self) -> None:
+        """Wait until everything heard so far is in the maps."""
+        await self._settled.wait()
+
+    # ------------------------------------------------------------------- running
+
+    async def run(self, source: Source) -> None:
+        """Listen and reconcile until cancelled. What is in the maps stays."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen(source), name="listen")
+            tasks.create_task(self._compare_now_and_then(), name="compare")
+            tasks.create_task(self._call_hook(), name="removed-backends")
+            tasks.create_task(self._work(), name="reconcile")
+
+    async def _listen(self, source: Source) -> None:
+        async for batch in source.events():
+            self._inbox.extend(batch)
+            self._stir()
+
+    async def _compare_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(self._compare_interval * random.uniform(0.9, 1.1))
+            self.request_compare()
+
+    async def _work(self) -> None:
+        failures = 0
+        while True:
+            self._take()
+            if not self._engine.due:
+                if self.world.synced:
+                    self._settled.set()
+                await self._wake.wait()
+                self._wake.clear()
+                continue
+            try:
+                await self._pass()
+            except DatapathError as error:
+                self._failed(error)
+                await asyncio.sleep(_delay(failures))
+                failures += 1
+            else:
+                failures = 0
+
+    def _take(self) -> None:
+        events, self._inbox = self._inbox, []
+        if events and self._engine.take(events):
+            arrivals = [event.received for event in events if isinstance(event, Upsert | Delete)]
+            self._oldest = min((t for t in (self._oldest, *arrivals) if t is not None), default=None)
+        if self._node is not None:
+            self._engine.set_node(self._node)
+            self._node = None
+        if self._compare:
+            self._engine.request_compare()
+            self._compare = False
+
+    async def _pass(self) -> None:
+        started = self._clock()
+        heavy = self._engine.heavy
+        report = await _uncancelled(_without_gc, self._engine.run) if heavy else self._engine.run()
+        now = self._clock()
+        latency = None if self._oldest is None else max(0.0, now - self._oldest)
+        self._oldest = None
+        report = replace(report, duration=now - started, latency=latency)
+        self._account(report)
+        if report.removed_backends or not self.ready.is_set():
+            self._removed.set()
+        self.ready.set()
+
+    def _account(self, report: Report) -> None:
+        self.stats.add(report)
+        self.stats.rejected = self._engine.states[State.REJECTED]
+        self.stats.degraded = self._engine.states[State.DEGRADED]
+        for name, count in report.drift.items():
+            log.warning("map %s: %d entries were other than written; repaired", name, count)
+        self._on_report(report)
+
+    def _failed(self, error: DatapathError) -> None:
+        self.stats.errors += 1
+        self.stats.last_error = str(error)
+        log.warning("a pass failed, it is tried again: %s", error)
+
+    async def _call_hook(self) -> None:
+        failures = 0
+        while True:
+            await self._removed.wait()
+            self._removed.clear()
+            try:
+                await self._hook()
+            except DatapathError as error:
+                self.stats.hook_errors += 1
+                log.warning("sockets of removed backends could not be destroyed yet: %s", error)
+                await asyncio.sleep(_delay(failures))
+                failures += 1
+                self._removed.set()
+            else:
+                failures = 0
+
+    def _stir(self) -> None:
+        self._settled.clear()
+        self._wake.set()
+
+
+def _delay(failures: int) -> float:
+    return min(FIRST_RETRY * 2.0**failures, LAST_RETRY) * random.uniform(0.5, 1.5)
+
+
+async def _uncancelled(function: Callable[..., Report], *arguments: object) -> Report:
+    """Run in a thread. A cancellation waits for its end: half a pass is none."""
+    work = asyncio.create_task(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait((work,))
+        raise
+
+
+def _without_gc(run: Callable[[], Report]) -> Report:
+    """Run without the garbage collector, which would visit a few million objects that live on.
+
+    What a large pass made is then left out of later collections too: they would cost 0.1 s and more each,
+    in the middle of somebody's event.
+    """
+    gc.disable()
+    try:
+        return run()
+    finally:
+        gc.freeze()
+        gc.enable()
