@@ -179,7 +179,7 @@ static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __
 	total = bpf_ntohs(ip->tot_len);
 	if (mode == PARSE_WHOLE && !total && frame_len > 0xffff)
 		total = 0xffff; /* larger than the field holds: segments of a local sender */
-	if (mode != PARSE_QUOTED && p->l3 + total > frame_len)
+	if (total < length || (mode != PARSE_QUOTED && p->l3 + total > frame_len))
 		return PARSE_OTHER;
 	p->tot_len = total;
 	p->l4 = p->l3 + length;
@@ -272,7 +272,7 @@ static __always_inline int parse_ip6(struct packet *p, void *data, void *end, __
 		return err;
 	p->tuple.proto = next;
 	if (p->flags & PACKET_LATER_FRAGMENT)
-		return PARSE_OK;
+		return p->l4 - p->l3 > p->tot_len ? PARSE_OTHER : PARSE_OK;
 	return parse_transport(AF_INET6, p, data, end, mode);
 }
 
