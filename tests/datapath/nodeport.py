@@ -127,6 +127,10 @@ class Site:
 
     def _attach(self) -> None:
         net = self.net
+        # The node sends as over a real wire: checksums that its programs left pending are completed, and
+        # what they broke shows.
+        for device in ("eth0", "pod0"):
+            net.offloads_off("node", device, "tx")
         net.attach("node", "eth0", TCX_INGRESS, self.tc_uplink.programs["tc_uplink_ingress"])
         net.attach("node", "eth0", TCX_EGRESS, self.tc_uplink.programs["tc_uplink_egress"])
         if self._xdp:  # the far end of a veth has to help (see README of the lab): XDP_TX, checksums
