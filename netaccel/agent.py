@@ -15,21 +15,29 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
 from netaccel import __version__
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
+from netaccel.compile.services import NodeFacts
 from netaccel.config import HostPort, Settings
 from netaccel.datapath import netlink
 from netaccel.datapath.instance import Instance
+from netaccel.datapath.node import NodeView
 from netaccel.datapath.plane import Plane
+from netaccel.datapath.probe import Feature, probe
+from netaccel.datapath.sockets import SocketReaper, open_destroyer
 from netaccel.errors import ConfigError, DatapathError
-from netaccel.model.event import Source
+from netaccel.model.address import Address, is_ipv4
+from netaccel.model.endpoint import Node
+from netaccel.model.event import Delete, Event, Source, Upsert
 from netaccel.observe.conntrack import Census, Expiry, sweep
 from netaccel.observe.figures import FigureCache, read_figures
 from netaccel.observe.metrics import AgentFacts, Metrics
+from netaccel.reconcile import Reconciler, Report, State
 from netaccel.sources.manifests import ManifestSource
 
 log = logging.getLogger(__name__)
@@ -50,8 +58,17 @@ def run(settings: Settings) -> None:
         listeners = {field: stack.enter_context(_listen(field, at)) for field, at in _addresses(settings)}
         plane = stack.enter_context(Plane.start(settings, instance))
         log.info("attached after %.0f ms", 1000 * (time.monotonic() - started))
-        asyncio.run(Agent(settings, plane, started).serve(listeners))
+        try:
+            asyncio.run(Agent(settings, instance, plane, started).serve(source, listeners))
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
     log.info("stopped; the datapath stays")
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that ended the agent, out of the groups of its tasks."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _source(settings: Settings) -> Source:
@@ -84,35 +101,53 @@ def _listen(field: str, at: HostPort) -> socket.socket:
 class Agent:
     """One node's agent; also what the API asks (netaccel.api.server.Answers)."""
 
-    def __init__(self, settings: Settings, plane: Plane, started: float) -> None:
+    def __init__(self, settings: Settings, instance: Instance, plane: Plane, started: float) -> None:
         self.settings = settings
         self.plane = plane
+        self._instance = instance
         self._started = started
         self._maps, self._abi = plane.loaded.maps, plane.loaded.abi
         self._expiry = Expiry(settings.timeouts, self._abi.constants, plane.hz)
         self._census = Census()
+        self._features: list[Feature] = []
+        self._node_object: Node | None = None
+        self._reaper: SocketReaper | None = None
         self._metrics = Metrics(
             FigureCache(lambda: read_figures(self._maps, self._abi)), lambda: self._census, self._facts
+        )
+        self._reconciler = Reconciler(
+            self._maps,
+            self._abi.constants,
+            node_facts(settings, plane.view, None),
+            compare_interval=settings.compare_interval,
+            on_backends_removed=self._reap,
+            on_report=self._account,
         )
 
     # ---------------------------------------------------------------- tasks
 
-    async def serve(self, listeners: dict[str, socket.socket]) -> None:
+    async def serve(self, source: Source, listeners: dict[str, socket.socket]) -> None:
         """Run everything until SIGTERM or SIGINT."""
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._answer(listeners), name="api"),
-                group.create_task(self._follow_node(), name="node"),
-                group.create_task(_every(_RETRY, self._retry), name="retry"),
-                group.create_task(_every(self.settings.sweep_interval, self._sweep), name="sweep"),
-            ]
-            await stop.wait()
-            for task in tasks:
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(self._reconciler.run(_Told(source, self._hear)), name="reconciler"),
+                    group.create_task(self._answer(listeners), name="api"),
+                    group.create_task(self._follow_node(), name="node"),
+                    group.create_task(_every(_RETRY, self._retry), name="retry"),
+                    group.create_task(_every(self.settings.sweep_interval, self._sweep), name="sweep"),
+                    group.create_task(self._look_at_kernel(), name="features"),
+                ]
+                await stop.wait()
+                for task in tasks:
+                    task.cancel()
+        finally:
+            if self._reaper:
+                await self._reaper.close()
 
     async def _answer(self, listeners: dict[str, socket.socket]) -> None:
         from netaccel.api.server import application, serving  # a quarter of a second: after attaching
@@ -128,14 +163,49 @@ class Agent:
         async for _ in netlink.changes():
             await asyncio.sleep(_SETTLE)
             if await asyncio.to_thread(self.plane.follow):
-                pass
+                self._refresh_node()
 
     async def _retry(self) -> None:
-        await asyncio.to_thread(self.plane.follow)
+        if await asyncio.to_thread(self.plane.follow):
+            self._refresh_node()
 
     async def _sweep(self) -> None:
         now = await asyncio.to_thread(self.plane.clock.now)
         self._census = await asyncio.to_thread(sweep, self._maps, self._abi, self._expiry, now, _FILLED)
+
+    async def _look_at_kernel(self) -> None:
+        await self._reconciler.ready.wait()
+        log.info("ready after %.0f ms", 1000 * (time.monotonic() - self._started))
+        self._features = await asyncio.to_thread(probe, self.settings.bpffs, self.plane.hooks.cgroup)
+
+    async def _reap(self) -> None:
+        """Destroy sockets of removed backends. DatapathError: the reconciler tries again."""
+        if self._reaper is None:
+            free = self._abi.constants["BACKEND_FREE"]
+            destroyer = await asyncio.to_thread(open_destroyer, self._instance.maps, self._maps, free)
+            self._reaper = SocketReaper(destroyer, self._maps, self.plane.hooks.cgroup)
+        if count := await self._reaper.reap():
+            log.info("%d sockets of removed backends destroyed", count)
+
+    # --------------------------------------------------------------- events
+
+    def _hear(self, event: Event) -> None:
+        """Learn of this node's own object before the reconciler does."""
+        match event:
+            case Upsert(object=Node(name=self.settings.node_name) as node):
+                self._node_object = node
+                self._refresh_node()
+            case Delete(key=key) if (key.kind, key.name) == ("Node", self.settings.node_name):
+                self._node_object = None
+                self._refresh_node()
+
+    def _refresh_node(self) -> None:
+        self._reconciler.set_node(node_facts(self.settings, self.plane.view, self._node_object))
+
+    def _account(self, report: Report) -> None:
+        self._metrics.reconcile_duration.observe(report.duration)
+        if report.latency is not None:
+            self._metrics.event_latency.observe(report.latency)
 
     # -------------------------------------------------------------- answers
 
@@ -144,11 +214,16 @@ class Agent:
         reasons = []
         if not self.plane.hooks.attached():
             reasons.append("no program is attached")
+        if not self._reconciler.ready.is_set():
+            reasons.append("the source's first state is not in the maps yet")
         return reasons
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         """What /status and ``netaccel status`` show."""
+        counts = await asyncio.to_thread(self._counts)
         reasons = self.readiness()
+        stats, world = self._reconciler.stats, self._reconciler.world
+        failed = [f"the last pass failed, it is tried again: {stats.last_error}"] if stats.last_error else []
         return {
             "node": self.settings.node_name,
             "version": __version__,
@@ -157,13 +232,26 @@ class Agent:
             "uptime": round(time.monotonic() - self._started, 1),
             "ready": not reasons,
             "reasons": reasons,
-            "warnings": self.plane.warnings(),
-            "rejected": [],
-            "counts": {name: self._maps.count(name) for name in ("services", "frontends", "backends")},
-            "drift_repaired": 0,
+            "warnings": [*self.plane.warnings(), *failed],
+            "refused": refused(self._reconciler),
+            "waiting": [f"EndpointSlice {key.namespace}/{key.name}" for key in world.waiting_slices()],
+            "counts": counts,
+            "drift_repaired": stats.drift.total(),
             "hooks": [asdict(hook) for hook in self.plane.hooks.status()],
+            "sources": [
+                {
+                    "kind": "manifests",
+                    "where": str(self.settings.manifests),
+                    "synced": world.synced,
+                    "objects": dict(world.counts()),
+                }
+            ],
             "maps": {name: fill._asdict() for name, fill in self._census.fill.items()},
+            "features": [feature._asdict() for feature in self._features],
         }
+
+    def _counts(self) -> dict[str, int]:
+        return {name: self._maps.count(name) for name in ("services", "frontends", "backends")}
 
     def metrics(self) -> bytes:
         """What /metrics shows."""
@@ -182,7 +270,67 @@ class Agent:
         return map_rows(name, self._maps.dump(name), self._abi)
 
     def _facts(self) -> AgentFacts:
-        return AgentFacts(attached=self.plane.hooks.attached(), synced=False)
+        kinds = Counter(entry["object"].partition(" ")[0] or "unknown" for entry in refused(self._reconciler))
+        return AgentFacts(
+            rejected=kinds,
+            drift_repaired=self._reconciler.stats.drift.total(),
+            attached=self.plane.hooks.attached(),
+            synced=self._reconciler.ready.is_set(),
+        )
+
+
+class _Told:
+    """A source whose events are told to somebody else first."""
+
+    def __init__(self, source: Source, tell: Callable[[Event], None]) -> None:
+        self._source = source
+        self._tell = tell
+
+    async def events(self) -> AsyncIterator[tuple[Event, ...]]:
+        """The source's batches."""
+        async for batch in self._source.events():
+            for event in batch:
+                self._tell(event)
+            yield batch
+
+
+def node_facts(settings: Settings, view: NodeView, node: Node | None) -> NodeFacts:
+    """What the compiler has to know: the cluster's view of this node where it fits, else the kernel's.
+
+    Of a Node's addresses only those that the node really has are believed.
+    """
+    told = [address for address in (node.addresses if node else ()) if address in view.local]
+    primary: dict[bool, Address] = {}
+    for address in (*told, *map(Address, view.primary)):
+        primary.setdefault(is_ipv4(address), address)
+    chosen = tuple(primary.values())
+    answering = tuple(map(Address, view.node_port_addresses)) if settings.node_port_addresses else chosen
+    return NodeFacts(
+        name=settings.node_name,
+        addresses=frozenset(map(Address, view.local)),
+        node_port_addresses=answering,
+        primary=chosen,
+        zone=node.zone if node else "",
+    )
+
+
+def refused(reconciler: Reconciler) -> list[dict[str, str]]:
+    """Objects that are not in force as written, and why: object, state, where it was found, reason."""
+    found = [
+        {
+            "object": str(reject.key or ""),
+            "state": State.REJECTED.value,
+            "where": f"{reject.origin} {reject.path}".rstrip(),
+            "reason": reject.reason,
+        }
+        for reject in reconciler.world.rejections()
+    ]
+    told = {entry["object"] for entry in found}
+    for key, condition in reconciler.conditions().items():
+        if condition.reasons and str(key) not in told:
+            reason = "; ".join(condition.reasons)
+            found.append({"object": str(key), "state": condition.state.value, "where": "", "reason": reason})
+    return found
 
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:

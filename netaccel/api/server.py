@@ -25,13 +25,13 @@ _JSON = "application/json"
 
 
 class Answers(Protocol):
-    """What there is to say; the agent implements it. All but ``readiness`` may block."""
+    """What there is to say; the agent implements it. What is neither ``readiness`` nor async may block."""
 
     def readiness(self) -> list[str]:
         """Reasons why this node is not served yet; empty: it is."""
         ...
 
-    def status(self) -> Mapping[str, Any]:
+    async def status(self) -> Mapping[str, Any]:
         """What /status shows."""
         ...
 
@@ -83,7 +83,8 @@ class _Handlers:
         return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _request: web.Request) -> web.Response:
-        return _json(await self._read(self._answers.status))
+        async with self._lock:
+            return _json(await self._answers.status())
 
     async def services(self, _request: web.Request) -> web.Response:
         return _json(await self._read(self._answers.services))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def status(http: str, bpffs: str, output: str) -> None:
     if found is None:
         found = _without_agent(listen, bpffs)
     emit(output, found, lambda: _print(found))
-    if not found["ready"] or found["warnings"] or found["rejected"]:
+    if not found["ready"] or found["warnings"] or found["refused"]:
         raise click.exceptions.Exit(DEGRADED)
 
 
@@ -93,7 +94,8 @@ def _without_agent(listen: HostPort, bpffs: str) -> dict[str, Any]:
         "ready": False,
         "reasons": [f"{reason}; the pinned datapath goes on with the last state"],
         "warnings": [],
-        "rejected": [],
+        "refused": [],
+        "waiting": [],
         "counts": counts,
         "pinned": str(instance.folder),
     }
@@ -114,17 +116,23 @@ def _print(found: dict[str, Any]) -> None:
     click.echo("  " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
     if "hooks" in found:
         click.echo()
-        print_table(
-            ("HOOK", "WHERE", "PROGRAM", "MODE", "NOTE"),
-            ([hook[c] for c in ("hook", "where", "program", "mode", "note")] for hook in found["hooks"]),
-            empty="no program is attached",
-        )
-    if found["rejected"]:
+        print_table(("HOOK", "WHERE", "PROGRAM", "MODE", "NOTE"), _hooks(found), "no program is attached")
+    if found["refused"]:
         click.echo()
         print_table(
-            ("REFUSED", "WHERE", "REASON"),
-            (
-                (r["object"], r["origin"], f"{r['path']}: {r['reason']}".removeprefix(": "))
-                for r in found["rejected"]
-            ),
+            ("OBJECT", "STATE", "WHERE", "REASON"),
+            ([entry[c] for c in ("object", "state", "where", "reason")] for entry in found["refused"]),
         )
+    if found["waiting"]:
+        click.echo(f"\nwithout their Service: {', '.join(found['waiting'])}")
+
+
+def _hooks(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each place, whose programs are counted where they are many."""
+    programs: dict[tuple[str, str, str, str], list[str]] = {}
+    for hook in found["hooks"]:
+        programs.setdefault((hook["hook"], hook["where"], hook["mode"], hook["note"]), []).append(
+            hook["program"]
+        )
+    for (name, where, mode, note), names in programs.items():
+        yield name, where, names[0] if len(names) == 1 else f"{len(names)} programs", mode, note

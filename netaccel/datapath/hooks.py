@@ -54,7 +54,7 @@ class Hooks:
         """``programs``: those that are loaded, by name; it may grow."""
         self._attacher = attacher
         self._programs = programs
-        self._cgroup = cgroup
+        self.cgroup = cgroup
         self._use_xdp = use_xdp
         self._tc_mode = "tcx" if attacher.links_for_tc else "clsact"
         self._found: dict[str, HookStatus] = {}
@@ -75,9 +75,9 @@ class Hooks:
     def attach_sockets(self, types: Mapping[str, int]) -> None:
         """Put the socket programs on the cgroup; ``types`` (enum bpf_attach_type) by name."""
         for name, attach_type in types.items():
-            hook = attach.cgroup(self._cgroup, name, attach_type)
-            self._attach(hook, name, HookStatus("cgroup", str(self._cgroup), name, "link"))
-        log.info("sockets below %s: %d programs", self._cgroup, len(types))
+            hook = attach.cgroup(self.cgroup, name, attach_type)
+            self._attach(hook, name, HookStatus("cgroup", str(self.cgroup), name, "link"))
+        log.info("sockets below %s: %d programs", self.cgroup, len(types))
 
     def follow(self, view: NodeView, *, explicit: bool) -> None:
         """Attach to the devices of ``view``; take off what went away.

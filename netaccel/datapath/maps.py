@@ -64,6 +64,8 @@ class _Table:
 
     def batches(self) -> Iterator[list[tuple[Any, Any]]]:
         for _, keys, values in self.kernel.read():
+            if self.kernel.is_array and values == bytes(len(values)):
+                continue
             yield list(zip(self.key.unpack_many(keys), self.value.unpack_many(values), strict=True))
 
     def count(self) -> int:
@@ -147,7 +149,7 @@ class KernelMaps:
         return {key: value for table in self._of(name) for key, value in table.dump()}
 
     def batches(self, name: str) -> Iterator[list[tuple[Any, Any]]]:
-        """All entries of a map without per-CPU values, some thousand at a time, zeros of arrays too."""
+        """All entries of a map without per-CPU values, in chunks; of arrays zeros may be left out."""
         for table in self._of(name):
             yield from table.batches()
 

@@ -109,7 +109,7 @@ class Answers:
     def readiness(self) -> list[str]:
         return self.reasons
 
-    def status(self) -> dict[str, Any]:
+    async def status(self) -> dict[str, Any]:
         return {"ready": not self.reasons}
 
     def metrics(self) -> bytes:

@@ -111,12 +111,18 @@ WELL: dict[str, Any] = {
     "ready": True,
     "reasons": [],
     "warnings": [],
-    "rejected": [],
+    "refused": [],
+    "waiting": [],
     "counts": {"services": 2, "frontends": 4, "backends": 3},
     "drift_repaired": 0,
     "hooks": [{"hook": "xdp", "where": "eth0", "program": "xdp_uplink", "mode": "native", "note": ""}],
 }
-REFUSED = {"object": "Service shop/web", "origin": "web.yaml", "path": "spec.ports[0]", "reason": "no port"}
+REFUSED = {
+    "object": "Service shop/web",
+    "state": "Rejected",
+    "where": "web.yaml spec.ports",
+    "reason": "none",
+}
 
 
 @pytest.fixture
@@ -157,7 +163,7 @@ def test_status_of_a_node_that_is_well(agent: tuple[str, dict[str, Any]]) -> Non
     [
         {"ready": False, "reasons": ["no program is attached"]},
         {"warnings": ["eth0: XDP can't attach"]},
-        {"rejected": [REFUSED]},
+        {"refused": [REFUSED]},
     ],
     ids=str,
 )
