@@ -8,6 +8,7 @@
 #ifndef NETACCEL_FLOW_H
 #define NETACCEL_FLOW_H
 
+#include <stddef.h>
 #include "backend.h"
 #include "count.h"
 #include "maps.h"
@@ -99,23 +100,41 @@ static __always_inline void flow_delete(int family, struct tuple *t, __u8 direct
 
 /* ------------------------------------------------------------- the other half */
 
-/* What the packets of *t are translated to. */
-static __always_inline void flow_new_tuple(const struct tuple *t, const struct flow *f, struct tuple *new)
+_Static_assert(offsetof(struct flow, new_src) == offsetof(struct flow4, new_src), "flow4 is no flow");
+_Static_assert(sizeof(struct flow4) == 64, "flow4 is more than a cache line");
+
+#define FLOW_SIZE(family) ((family) == AF_INET ? sizeof(struct flow4) : sizeof(struct flow))
+
+/* The addresses that packets of *f get. */
+static __always_inline void flow_addresses(int family, const struct flow *f, struct addr *src,
+					   struct addr *dst)
 {
-	__builtin_memcpy(&new->src, f->new_src, ADDR_LEN);
-	__builtin_memcpy(&new->dst, f->new_dst, ADDR_LEN);
-	new->sport = f->new_sport;
-	new->dport = f->new_dport;
-	new->proto = t->proto;
-	new->direction = 0;
-	new->pad = 0;
+	if (family == AF_INET) {
+		addr_from_v4(src, ((const struct flow4 *)f)->new_src);
+		addr_from_v4(dst, ((const struct flow4 *)f)->new_dst);
+	} else {
+		__builtin_memcpy(src, f->new_src, ADDR_LEN);
+		__builtin_memcpy(dst, f->new_dst, ADDR_LEN);
+	}
+}
+
+static __always_inline void flow_set_addresses(int family, struct flow *f, const struct addr *src,
+					       const struct addr *dst)
+{
+	if (family == AF_INET) {
+		((struct flow4 *)f)->new_src = src->w[3];
+		((struct flow4 *)f)->new_dst = dst->w[3];
+	} else {
+		__builtin_memcpy(f->new_src, src, ADDR_LEN);
+		__builtin_memcpy(f->new_dst, dst, ADDR_LEN);
+	}
 }
 
 /* The key of the other half: packets that answer what *t is translated to. */
-static __always_inline void flow_other_tuple(const struct tuple *t, const struct flow *f, struct tuple *other)
+static __always_inline void flow_other_tuple(int family, const struct tuple *t, const struct flow *f,
+					     struct tuple *other)
 {
-	__builtin_memcpy(&other->src, f->new_dst, ADDR_LEN);
-	__builtin_memcpy(&other->dst, f->new_src, ADDR_LEN);
+	flow_addresses(family, f, &other->dst, &other->src);
 	other->sport = f->new_dport;
 	other->dport = f->new_sport;
 	other->proto = t->proto;
@@ -125,10 +144,9 @@ static __always_inline void flow_other_tuple(const struct tuple *t, const struct
 
 /* Turns the value of the half that is found under *t into the value of the other half, whose packets become
  * answers to *t. Done again with the other half's tuple, it turns back. */
-static __always_inline void flow_turn(const struct tuple *t, struct flow *f)
+static __always_inline void flow_turn(int family, const struct tuple *t, struct flow *f)
 {
-	__builtin_memcpy(f->new_src, &t->dst, ADDR_LEN);
-	__builtin_memcpy(f->new_dst, &t->src, ADDR_LEN);
+	flow_set_addresses(family, f, &t->dst, &t->src);
 	f->new_sport = t->dport;
 	f->new_dport = t->sport;
 }
@@ -136,11 +154,11 @@ static __always_inline void flow_turn(const struct tuple *t, struct flow *f)
 /* 1 where `other`, found under the key of the other half, answers *t and nothing else. */
 static __always_inline int flow_is_pair(int family, const struct tuple *t, const struct flow *other)
 {
-	const struct addr *src = (const struct addr *)other->new_src;
-	const struct addr *dst = (const struct addr *)other->new_dst;
+	struct addr src, dst;
 
+	flow_addresses(family, other, &src, &dst);
 	return !((other->new_sport ^ t->dport) | (other->new_dport ^ t->sport) |
-		 addr_differs(family, src, &t->dst) | addr_differs(family, dst, &t->src));
+		 addr_differs(family, &src, &t->dst) | addr_differs(family, &dst, &t->src));
 }
 
 /* ----------------------------------------------------------- states and times */
@@ -195,7 +213,7 @@ static __always_inline int flow_sync(int family, struct tuple *t, __u8 direction
 	struct flow *found, lost;
 	struct tuple other;
 
-	flow_other_tuple(t, f, &other);
+	flow_other_tuple(family, t, f, &other);
 	found = flow_find(family, &other, !direction);
 	if (found) {
 		if (!flow_is_pair(family, t, found))
@@ -203,8 +221,8 @@ static __always_inline int flow_sync(int family, struct tuple *t, __u8 direction
 		found->state = state;
 		found->seen = now;
 	} else {
-		lost = *f;
-		flow_turn(t, &lost);
+		__builtin_memcpy(&lost, f, FLOW_SIZE(family));
+		flow_turn(family, t, &lost);
 		lost.hop_ifindex = 0;
 		lost.state = state;
 		lost.repaired = now;
@@ -256,7 +274,7 @@ static __always_inline void flow_end(int family, struct tuple *t, __u8 direction
 	struct flow *found;
 
 	f->state = FLOW_RESET;
-	flow_other_tuple(t, f, &other);
+	flow_other_tuple(family, t, f, &other);
 	found = flow_find(family, &other, !direction);
 	if (found && flow_is_pair(family, t, found))
 		found->state = FLOW_RESET;

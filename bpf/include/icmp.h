@@ -191,8 +191,7 @@ static __always_inline int icmp_rewrite(struct __sk_buff *skb, int family, const
 		to[3]; /* source of the error; its destination and source of the quote; quote's destination */
 	__u32 sum;
 
-	__builtin_memcpy(to + 1, f->new_dst, ADDR_LEN);
-	__builtin_memcpy(to + 2, f->new_src, ADDR_LEN);
+	flow_addresses(family, f, to + 2, to + 1);
 	/* The client knows the frontend alone, and a backend's network the node: what lies behind them has
 	 * no route there, or fails its reverse path filter. */
 	to[0] = direction == FLOW_REVERSE || f->flags & FLOW_SNAT ? to[2] : p->tuple.src;

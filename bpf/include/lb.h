@@ -114,7 +114,7 @@ static __always_inline int lb_new(int family, enum lb_source source, const struc
 	const struct frontend *fe = lb->frontend;
 	int silent = fe->flags & (source == LB_POD ? FRONTEND_POD_DROP : FRONTEND_WIRE_DROP);
 	int empty = !(source == LB_POD ? fe->pod_length : fe->wire_length);
-	const struct addr *self;
+	const struct addr *self, *to;
 	struct backend *be;
 	struct flow *fresh;
 	__u32 id = 0;
@@ -134,9 +134,9 @@ static __always_inline int lb_new(int family, enum lb_source source, const struc
 		return LB_DROP;
 	}
 	lb->fresh = fresh;
+	to = (const struct addr *)be->addr;
 	__builtin_memset(fresh, 0, sizeof(*fresh));
-	__builtin_memcpy(fresh->new_src, &p->tuple.src, ADDR_LEN);
-	__builtin_memcpy(fresh->new_dst, be->addr, ADDR_LEN);
+	flow_set_addresses(family, fresh, &p->tuple.src, to);
 	fresh->new_sport = p->tuple.sport;
 	fresh->new_dport = be->port;
 	fresh->service = fe->service;
@@ -148,7 +148,7 @@ static __always_inline int lb_new(int family, enum lb_source source, const struc
 	fresh->flags = be->flags & BACKEND_LOCAL ? FLOW_LOCAL : 0;
 	if (source == LB_POD) {
 		fresh->flags |= FLOW_FROM_POD;
-		if (!addr_equal(family, (const struct addr *)fresh->new_dst, &p->tuple.src))
+		if (!addr_equal(family, to, &p->tuple.src))
 			return LB_OPEN;
 		fresh->flags |= FLOW_HAIRPIN;
 	} else if (fresh->flags & FLOW_LOCAL) {
@@ -159,7 +159,7 @@ static __always_inline int lb_new(int family, enum lb_source source, const struc
 		lb->reason = DROP_NO_ROUTE;
 		return LB_DROP;
 	}
-	__builtin_memcpy(fresh->new_src, self, ADDR_LEN);
+	flow_set_addresses(family, fresh, self, to);
 	fresh->flags |= FLOW_SNAT;
 	return LB_OPEN;
 }

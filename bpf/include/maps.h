@@ -77,7 +77,7 @@ struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 262144);
 	__type(key, struct flow4_key);
-	__type(value, struct flow);
+	__type(value, struct flow4);
 } flows4 SEC(".maps");
 
 /* Flows of IPv6. As flows4. */

@@ -45,13 +45,12 @@ static __always_inline int rewrite_tc_transport(struct __sk_buff *skb, const str
 static __always_inline int rewrite_tc4(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
 				       int hops)
 {
-	__be32 old[2] = { p->tuple.src.w[3], p->tuple.dst.w[3] }, new[2];
+	__be32 old[2] = { p->tuple.src.w[3], p->tuple.dst.w[3] };
+	__be32 new[2] = { ((const struct flow4 *)f)->new_src, ((const struct flow4 *)f)->new_dst };
 	__u32 check = p->l3 + offsetof(struct iphdr, check), ttl = p->l3 + offsetof(struct iphdr, ttl);
 	__u8 left = p->hop_limit - 1;
 	__s64 delta;
 
-	new[0] = ((const struct addr *)f->new_src)->w[3];
-	new[1] = ((const struct addr *)f->new_dst)->w[3];
 	delta = bpf_csum_diff(old, sizeof(old), new, sizeof(new), 0);
 	if (delta < 0 || bpf_l3_csum_replace(skb, check, 0, delta, 0) ||
 	    bpf_skb_store_bytes(skb, p->l3 + offsetof(struct iphdr, saddr), new, sizeof(new), 0))
@@ -73,8 +72,7 @@ static __always_inline int rewrite_tc6(struct __sk_buff *skb, const struct packe
 	struct addr new[2];
 	__s64 delta;
 
-	__builtin_memcpy(&new[0], f->new_src, ADDR_LEN);
-	__builtin_memcpy(&new[1], f->new_dst, ADDR_LEN);
+	flow_addresses(AF_INET6, f, &new[0], &new[1]);
 	delta = bpf_csum_diff((__be32 *)&p->tuple.src, sizeof(new), (__be32 *)new, sizeof(new), 0);
 	if (delta < 0 || bpf_skb_store_bytes(skb, p->l3 + offsetof(struct ipv6hdr, saddr), new, sizeof(new),
 					     BPF_F_RECOMPUTE_CSUM))

@@ -64,8 +64,7 @@ static __always_inline int rewrite_transport(const struct packet *p, void *data,
 static __always_inline int rewrite_ip4(const struct packet *p, void *data, void *end, const struct flow *f,
 				       int hops)
 {
-	__be32 src = ((const struct addr *)f->new_src)->w[3];
-	__be32 dst = ((const struct addr *)f->new_dst)->w[3];
+	__be32 src = ((const struct flow4 *)f)->new_src, dst = ((const struct flow4 *)f)->new_dst;
 	struct iphdr *ip = packet_at(data, p->l3);
 	__u64 delta;
 

@@ -58,41 +58,22 @@ static __always_inline int route_find(struct __sk_buff *skb, int family, const s
 	}
 }
 
-static __noinline int route_flow4(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
-				  struct route *route)
-{
-	struct hop_query q = {
-		.src = (const struct addr *)f->new_src,
-		.dst = (const struct addr *)f->new_dst,
-		.sport = f->new_sport,
-		.dport = f->new_dport,
-		.proto = p->tuple.proto,
-		.length = route_length(skb, p),
-	};
-
-	return route_find(skb, AF_INET, &q, route);
-}
-
-static __noinline int route_flow6(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
-				  struct route *route)
-{
-	struct hop_query q = {
-		.src = (const struct addr *)f->new_src,
-		.dst = (const struct addr *)f->new_dst,
-		.sport = f->new_sport,
-		.dport = f->new_dport,
-		.proto = p->tuple.proto,
-		.length = route_length(skb, p),
-	};
-
-	return route_find(skb, AF_INET6, &q, route);
-}
-
 /* Where packets of *f go. */
 static __always_inline int route_flow(struct __sk_buff *skb, int family, const struct packet *p,
 				      const struct flow *f, struct route *route)
 {
-	return family == AF_INET ? route_flow4(skb, p, f, route) : route_flow6(skb, p, f, route);
+	struct addr src, dst;
+	struct hop_query q = {
+		.src = &src,
+		.dst = &dst,
+		.sport = f->new_sport,
+		.dport = f->new_dport,
+		.proto = p->tuple.proto,
+		.length = route_length(skb, p),
+	};
+
+	flow_addresses(family, f, &src, &dst);
+	return route_find(skb, family, &q, route);
 }
 
 /* The verdict that sends the rewritten packet off. */

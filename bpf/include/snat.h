@@ -49,7 +49,7 @@ static __always_inline void flow_evict_other(int family, struct tuple *t, __u8 d
 	struct tuple other;
 	struct flow *found;
 
-	flow_other_tuple(t, f, &other);
+	flow_other_tuple(family, t, f, &other);
 	found = flow_find(family, &other, !direction);
 	if (found && flow_is_pair(family, t, found))
 		flow_delete(family, &other, !direction);
@@ -106,17 +106,17 @@ static __always_inline int snat_allocate(int family, const struct tuple *t, stru
 	struct flow *found;
 	long err;
 
-	flow_other_tuple(t, fresh, &other);
+	flow_other_tuple(family, t, fresh, &other);
 	if (snat_search(family, t, translated, fresh->seen, &other, &found))
 		return translated ? DROP_SNAT_EXHAUSTED : DROP_FLOW_CLASH;
 	if (other.dport != t->sport)
 		fresh->flags |= FLOW_SNAT;
 	if (found && !flow_is_pair(family, t, found))
 		flow_evict_other(family, &other, FLOW_REVERSE, found);
-	flow_turn(t, fresh);
+	flow_turn(family, t, fresh);
 	fresh->hop_ifindex = 0;
 	err = flow_store(family, &other, FLOW_REVERSE, fresh, found ? BPF_ANY : BPF_NOEXIST);
-	flow_turn(&other, fresh);
+	flow_turn(family, &other, fresh);
 	fresh->hop_ifindex = hop;
 	/* Between look and insert another CPU may have been faster; the client will send again. */
 	return err ? DROP_FLOW_TABLE : 0;
@@ -146,7 +146,7 @@ static __always_inline int flow_open(int family)
 	/* Full; or another CPU opened this flow just now, with the same port: then it stands. */
 	if (flow_find(family, t, FLOW_FORWARD))
 		return 0;
-	flow_other_tuple(t, fresh, &other);
+	flow_other_tuple(family, t, fresh, &other);
 	flow_delete(family, &other, FLOW_REVERSE);
 	return DROP_FLOW_TABLE;
 }

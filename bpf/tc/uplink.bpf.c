@@ -5,6 +5,18 @@
  */
 #include "tc.h"
 
+static __noinline int route_flow4(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
+				  struct route *route)
+{
+	return route_flow(skb, AF_INET, p, f, route);
+}
+
+static __noinline int route_flow6(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
+				  struct route *route)
+{
+	return route_flow(skb, AF_INET6, p, f, route);
+}
+
 static __noinline int too_big4(struct __sk_buff *skb, const struct packet *p, __u32 mtu)
 {
 	return reply_too_big(skb, p, AF_INET, mtu);
@@ -57,7 +69,9 @@ static __always_inline int balance(struct __sk_buff *skb, int family, struct pac
 	if (!local) {
 		if (p->l3 != ETH_HLEN)
 			return TC_NEXT; /* an inner VLAN's: the program of its own device sees it untagged */
-		reason = p->hop_limit <= 1 ? DROP_HOP_LIMIT : route_flow(skb, family, p, f, &route);
+		reason = p->hop_limit <= 1   ? DROP_HOP_LIMIT
+			 : family == AF_INET ? route_flow4(skb, p, f, &route)
+					     : route_flow6(skb, p, f, &route);
 		if (reason)
 			return undeliverable(skb, family, p, reason, route.mtu);
 	}

@@ -34,9 +34,10 @@ static __always_inline int hop_known(const struct flow *f, __u16 length, __u32 n
 static __always_inline int hop_learn(void *ctx, int family, __u32 ifindex, struct flow *f, __u8 proto,
 				     __u16 length)
 {
+	struct addr src, dst;
 	struct hop_query q = {
-		.src = (const struct addr *)f->new_src,
-		.dst = (const struct addr *)f->new_dst,
+		.src = &src,
+		.dst = &dst,
 		.sport = f->new_sport,
 		.dport = f->new_dport,
 		.proto = proto,
@@ -44,6 +45,7 @@ static __always_inline int hop_learn(void *ctx, int family, __u32 ifindex, struc
 	};
 	struct bpf_fib_lookup fib;
 
+	flow_addresses(family, f, &src, &dst);
 	if (hop_ask(ctx, family, ifindex, &q, &fib) != BPF_FIB_LKUP_RET_SUCCESS)
 		return -1;
 	__builtin_memcpy(f->hop_dst, fib.dmac, sizeof(f->hop_dst));
