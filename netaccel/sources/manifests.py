@@ -76,6 +76,7 @@ class ManifestSource:
         try:
             # The watch comes before the scan: what changes during the scan is then told twice, not missed.
             self._watcher = Watcher(self.directory)
+            begun = time.monotonic()
             found = await asyncio.to_thread(tree.scan, self.directory)
         except OSError as err:
             self._close()
@@ -83,7 +84,7 @@ class ManifestSource:
                 f"manifests {self.directory}: {err.strerror or err}: give a directory that can be read"
             ) from err
         try:
-            self._note_scan(found)
+            self._note_scan(found, begun)
             changes = await self._read(sorted(found.files))
             self._signatures = dict(found.files)
             first = self._apply(changes, self._doubt_folders(found))
@@ -221,10 +222,10 @@ class ManifestSource:
             self._schedule(file, now)
         return self._doubt_folders(found)
 
-    def _note_scan(self, found: tree.Scan, begun: float = 0.0) -> None:
+    def _note_scan(self, found: tree.Scan, begun: float) -> None:
         now = time.monotonic()
         self._root = found.root
-        self._next_scan = now + max(RESCAN, (now - begun) * _SCAN_SHARE if begun else 0.0)
+        self._next_scan = now + max(RESCAN, (now - begun) * _SCAN_SHARE)
 
     def _doubt_folders(self, found: tree.Scan) -> tuple[Event, ...]:
         return self._doubt(

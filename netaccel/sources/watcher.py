@@ -3,7 +3,7 @@
 
 It is used directly because the watch must stand before the first scan. Asking it for changes polls: a wake
 every STEP milliseconds. So the step is short while things change and long when nothing does: an idle
-node pays for a hundred wakes a second, and only the first change after a while waits for the long one.
+node pays for fifty wakes a second, and only the first change after a while waits for the long one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from watchfiles import Change as Kind
 from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
 STEP_MS = 1
-IDLE_STEP_MS = 10
-BUSY_SECONDS = 5.0
+IDLE_STEP_MS = 20
+BUSY_SECONDS = 2.0
 _GROUP_MS = 5
 _POLL_MS = 300
 _TURN_MS = 1000

@@ -12,11 +12,16 @@ import pytest
 
 from netaccel.errors import ConfigError
 from netaccel.model.event import Delete, Event, Forgive, ObjectKey, Reject, Synced, Upsert
+from netaccel.model.service import Service, ServiceKey
 from netaccel.model.snapshot import World
+from netaccel.sources import manifests
 from netaccel.sources.manifests import ManifestSource
 
 PATIENCE = 20.0
 """Seconds that a test waits for what must come; only a failure uses them up."""
+
+PAUSE = 0.06
+"""Seconds between a slow writer's writes: each is a group of changes of its own."""
 
 SHORT = 0.3
 """Seconds in which nothing may come; longer than any group of changes."""
@@ -74,8 +79,13 @@ class Feed:
 
     def port(self, name: str = "web") -> int | None:
         """The port of a Service, None where there is none."""
-        found = self.world.service(key(name)[1:])  # type: ignore[arg-type]
+        found = self.world.service(ServiceKey("default", name))
         return found.ports[0].port if found else None
+
+    def service(self) -> Service:
+        found = self.world.service(ServiceKey("default", "web"))
+        assert found is not None
+        return found
 
     def kinds(self) -> list[str]:
         return [type(event).__name__ for event in self.events]
@@ -140,27 +150,55 @@ async def test_an_editor_that_writes_by_rename(feed: Feed, tmp_path: Path) -> No
     assert feed.kinds() == ["Upsert"] * 5
 
 
-async def test_an_editor_that_moves_the_old_file_away_first(feed: Feed, tmp_path: Path) -> None:
+async def test_an_editor_that_moves_the_old_file_away_first(
+    feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "VANISH", 2.0)
     (tmp_path / "web.yaml").write_text(service())
     await feed.start()
-    (tmp_path / "web.yaml").rename(tmp_path / "web.yaml~")
-    (tmp_path / "web.yaml").write_text(service(port=81))
-    (tmp_path / "web.yaml~").unlink()
-    await feed.until(lambda: feed.port() == 81)
+
+    async def save() -> None:
+        (tmp_path / "web.yaml").rename(tmp_path / "web.yaml~")
+        await asyncio.sleep(PAUSE)
+        (tmp_path / "web.yaml").write_text(service(port=81))
+        (tmp_path / "web.yaml~").unlink()
+
+    await asyncio.gather(save(), feed.until(lambda: feed.port() == 81))
     assert feed.kinds() == ["Upsert"]
 
 
-async def test_a_file_that_is_written_in_pieces_is_never_seen_half(feed: Feed, tmp_path: Path) -> None:
+async def write_in_pieces(path: Path, *pieces: str) -> None:
+    """Truncate a file and write it piece by piece, each of which the watcher sees."""
+    with path.open("w") as file:
+        for piece in pieces:
+            await asyncio.sleep(PAUSE)
+            file.write(piece)
+            file.flush()
+
+
+async def test_a_file_that_loses_objects_while_it_is_written_loses_none(
+    feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "SETTLE", 2.0)
     path = tmp_path / "web.yaml"
     path.write_text(service("a") + "---\n" + service("b"))
     await feed.start()
-    with path.open("w") as file:  # truncated here
-        for piece in (service("a", 81), "---\n" + service("b", 81)[:40], service("b", 81)[40:]):
-            await asyncio.sleep(0.05)
-            file.write(piece)
-            file.flush()
-    await feed.until(lambda: feed.port("a") == feed.port("b") == 81)
+    second = "---\n" + service("b", 81)
+    writing = write_in_pieces(path, service("a", 81), second[:40], second[40:])
+    await asyncio.gather(writing, feed.until(lambda: feed.port("a") == feed.port("b") == 81))
     assert feed.kinds() == ["Upsert", "Upsert"]
+
+
+async def test_an_object_that_is_valid_while_half_written_is_not_seen_so(
+    feed: Feed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "QUIET", 1.0)
+    path = tmp_path / "web.yaml"
+    path.write_text(service())
+    await feed.start()
+    writing = write_in_pieces(path, service(port=81), "  selector: {app: web}\n")
+    await asyncio.gather(writing, feed.until(lambda: feed.service().selector))
+    assert feed.kinds() == ["Upsert"]
 
 
 async def test_touching_a_file_says_nothing(feed: Feed, tmp_path: Path) -> None:
