@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from netaccel.compile.desired import Placed, PlacedGroup, Table
 from netaccel.compile.diff import Image
-from netaccel.compile.ids import BackendKey, PortKey
+from netaccel.compile.ids import PortKey
 from netaccel.compile.maglev import maglev_table
 from netaccel.compile.services import Place
 from netaccel.model.address import Address
@@ -38,14 +38,14 @@ class Adopted:
 
     placed: dict[ServiceKey, Placed] = field(default_factory=dict)
     ports: dict[PortKey, int] = field(default_factory=dict)
-    backends: dict[BackendKey, int] = field(default_factory=dict)
+    backends: dict[int, dict[Place, int]] = field(default_factory=dict)
     generations: dict[int, int] = field(default_factory=dict)
     ranges: set[tuple[int, int]] = field(default_factory=set)
     image: Image = field(default_factory=Image)
 
 
 def adopt(
-    dump: Dump, known: Mapping[PortKey, int], known_backends: Mapping[BackendKey, int], free: int
+    dump: Dump, known: Mapping[PortKey, int], known_backends: Mapping[int, Mapping[Place, int]], free: int
 ) -> Adopted:
     """Read a dump. ``known`` ids are this agent's own, and right where the maps say otherwise."""
     found = Adopted()
@@ -92,21 +92,26 @@ def _port_key(service: Service) -> PortKey:
 def _backends(
     dump: Mapping[int, Backend],
     owners: Mapping[int, PortKey],
-    known: Mapping[BackendKey, int],
+    known: Mapping[int, Mapping[Place, int]],
     free: int,
     found: Adopted,
 ) -> dict[int, dict[Place, tuple[int, Backend]]]:
     by_service: dict[int, dict[Place, tuple[int, Backend]]] = {}
-    known_numbers = {number: key for key, number in known.items() if key.service in owners}
-    found.backends = {key: number for number, key in known_numbers.items()}
+    found.backends = {service: dict(places) for service, places in known.items() if service in owners}
+    owner_of = {
+        number: (service, place)
+        for service, places in found.backends.items()
+        for place, number in places.items()
+    }
     for number, backend in dump.items():
         found.generations[number] = backend.generation
-        key = BackendKey(backend.service, (Address(backend.addr), backend.port))
-        if backend.state == free or backend.service not in owners:
+        service, place = backend.service, (Address(backend.addr), backend.port)
+        if backend.state == free or service not in owners:
             continue
-        if known_numbers.get(number, key) != key or found.backends.setdefault(key, number) != number:
+        if owner_of.get(number, (service, place)) != (service, place):
             continue
-        by_service.setdefault(backend.service, {})[key.place] = (number, backend)
+        if found.backends.setdefault(service, {}).setdefault(place, number) == number:
+            by_service.setdefault(service, {})[place] = (number, backend)
     return by_service
 
 

@@ -148,13 +148,14 @@ def release(before: Placed, after: Placed, ids: Ids) -> None:
 
 def _backends(group: PortGroup, number: int, ids: Ids, codes: Codes) -> dict[Place, tuple[int, Backend]]:
     found = {}
-    proto, local, generations = group.proto, codes.local, ids.generations
-    states, new, take = codes.state, tuple.__new__, ids.backend
+    slots, generations = ids.backends_of(number, group.backends), ids.generations
+    proto, local, states, new = group.proto, codes.local, codes.state, tuple.__new__
     for where, (state, is_local, _) in group.backends.items():
-        slot = take(BackendKey(number, where))
+        slot = slots[where]
+        addr, port = where
         flags = local if is_local else 0
         # Backend(...), without the 0.2 microseconds of its keyword-capable constructor
-        fields = (*where, proto, states[state], flags, 0, 0, number, generations[slot])
+        fields = (addr, port, proto, states[state], flags, 0, 0, number, generations[slot])
         found[where] = (slot, new(Backend, fields))
     return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from typing import NamedTuple
 
 from netaccel.compile.services import Place
@@ -38,6 +38,13 @@ class BackendKey(NamedTuple):
     place: Place
 
 
+class _Backends(NamedTuple):
+    """Backends of one service port that were given ids together."""
+
+    service: int
+    places: list[Place]
+
+
 class IdPool:
     """Ids 1..capacity-1: never used ones first, then the one that has been free for longest."""
 
@@ -49,12 +56,21 @@ class IdPool:
 
     def take(self) -> int:
         """An id; CapacityError where there is none."""
-        if self._fresh < self.capacity:
-            self._fresh += 1
-            return self._fresh - 1
-        if self._free:
-            return self._free.popleft()
-        raise CapacityError(f"{self.what} are used up: {self.capacity - 1} fit; raise the map's size")
+        return self.take_many(1)[0]
+
+    def take_many(self, count: int) -> Sequence[int]:
+        """That many; CapacityError where there are fewer, and then none is taken."""
+        if count > self.available:
+            raise CapacityError(
+                f"{self.what} are used up: {self.available} of {self.capacity - 1} are free, "
+                f"{count} are needed; raise the map's size"
+            )
+        first = self._fresh
+        self._fresh = min(first + count, self.capacity)
+        fresh = range(first, self._fresh)
+        if len(fresh) == count:
+            return fresh
+        return [*fresh, *(self._free.popleft() for _ in range(count - len(fresh)))]
 
     def give_back(self, number: int) -> None:
         """Undo :meth:`take`, latest first."""
@@ -142,12 +158,13 @@ class Ids:
     def __init__(self, services: int, backends: int, slots: int) -> None:
         """Capacities of the maps ``services``, ``backends`` and ``maglev``."""
         self.ports: dict[PortKey, int] = {}
-        self.backends: dict[BackendKey, int] = {}
+        self.backends: dict[int, dict[Place, int]] = {}
+        """By the id of the service port."""
         self.generations: dict[int, int] = {}
         self._port_pool = IdPool("ids of service ports", services)
         self._backend_pool = IdPool("backends", backends)
         self._ranges = RangeAllocator("Maglev slots", slots)
-        self._taken: list[PortKey | BackendKey | tuple[int, int]] = []
+        self._taken: list[PortKey | _Backends | tuple[int, int]] = []
         self._freed: list[PortKey | BackendKey | tuple[int, int]] = []
 
     # ------------------------------------------------------------ giving out
@@ -160,14 +177,18 @@ class Ids:
             self._taken.append(key)
         return number
 
-    def backend(self, key: BackendKey) -> int:
-        """The id of a backend, a new one with a new generation if need be. CapacityError."""
-        number = self.backends.get(key)
-        if number is None:
-            number = self.backends[key] = self._backend_pool.take()
-            self.generations[number] = self.generations.get(number, 0) % (_GENERATIONS - 1) + 1
-            self._taken.append(key)
-        return number
+    def backends_of(self, service: int, places: Collection[Place]) -> Mapping[Place, int]:
+        """Ids of at least these backends, new ones with a new generation where need be. CapacityError."""
+        known = self.backends.setdefault(service, {})
+        new = [place for place in places if place not in known]
+        if new:
+            generations = self.generations
+            numbers = self._backend_pool.take_many(len(new))
+            for number in numbers:
+                generations[number] = generations.get(number, 0) % (_GENERATIONS - 1) + 1
+            known.update(zip(new, numbers, strict=True))
+            self._taken.append(_Backends(service, new))
+        return known
 
     def range(self, length: int) -> int:
         """Offset of a new range. CapacityError."""
@@ -191,8 +212,9 @@ class Ids:
             match self._taken.pop():
                 case PortKey() as key:
                     self._port_pool.give_back(self.ports.pop(key))
-                case BackendKey() as key:
-                    self._backend_pool.give_back(self.backends.pop(key))
+                case _Backends(service, places):
+                    for place in reversed(places):
+                        self._backend_pool.give_back(self._forget(service, place))
                 case (start, length):
                     self._ranges.free(start, length)
 
@@ -207,8 +229,8 @@ class Ids:
             match what:
                 case PortKey():
                     self._port_pool.free(self.ports.pop(what))
-                case BackendKey():
-                    self._backend_pool.free(self.backends.pop(what))
+                case BackendKey(service, place):
+                    self._backend_pool.free(self._forget(service, place))
                 case (start, length):
                     self._ranges.free(start, length)
         self._taken.clear()
@@ -219,7 +241,7 @@ class Ids:
     def adopt(
         self,
         ports: Mapping[PortKey, int],
-        backends: Mapping[BackendKey, int],
+        backends: Mapping[int, Mapping[Place, int]],
         generations: Mapping[int, int],
         ranges: Iterable[tuple[int, int]],
     ) -> None:
@@ -227,24 +249,37 @@ class Ids:
         self._taken.clear()
         self._freed.clear()
         self.ports = dict(ports)
-        self.backends = dict(backends)
+        self.backends = {service: dict(places) for service, places in backends.items()}
         merged = dict(generations)
         for number, generation in self.generations.items():  # a slot that was wiped must not go back
             merged[number] = max(generation, merged.get(number, 0))
         self.generations = merged
         self._port_pool.restart(self.ports.values(), ())
-        self._backend_pool.restart(self.backends.values(), merged)
+        used = (number for places in self.backends.values() for number in places.values())
+        self._backend_pool.restart(used, merged)
         self._ranges.restart(ranges)
 
     def retain(
-        self, ports: Set[PortKey], backends: Set[BackendKey], ranges: Iterable[tuple[int, int]]
+        self,
+        ports: Set[PortKey],
+        backends: Mapping[int, Collection[Place]],
+        ranges: Iterable[tuple[int, int]],
     ) -> None:
         """Free whatever else was adopted, now that the maps hold nothing else."""
         for port in [key for key in self.ports if key not in ports]:
             self._port_pool.free(self.ports.pop(port))
-        for backend in [key for key in self.backends if key not in backends]:
-            self._backend_pool.free(self.backends.pop(backend))
+        for service in list(self.backends):
+            kept = backends.get(service, ())
+            for place in [place for place in self.backends[service] if place not in kept]:
+                self._backend_pool.free(self._forget(service, place))
         self._ranges.restart(ranges)
+
+    def _forget(self, service: int, place: Place) -> int:
+        places = self.backends[service]
+        number = places.pop(place)
+        if not places:
+            del self.backends[service]
+        return number
 
     @property
     def available(self) -> dict[str, int]:

@@ -32,7 +32,7 @@ LENGTHS = (61, 127, 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521, 13107
 SLOTS_PER_BACKEND = 5
 """The least; a table has up to twice as many."""
 
-_SPREAD = 0x9E3779B97F4A7C15  # 2^64 divided by the golden ratio: spreads a CRC's bits over 96
+_SPREAD = 2654435761  # 2^32 divided by the golden ratio (Knuth 6.4): spreads a CRC's 32 bits over 64
 _CACHED_LENGTH = 509  # walks of longer tables are made as they are walked
 
 
@@ -55,24 +55,23 @@ def maglev_table(backends: Sequence[tuple[bytes, int]]) -> list[int]:
     turns: list[Iterator[int]] = []
     for address, port in backends:
         # CRC-32 is the cheapest hash that is the same everywhere; equal hashes merely walk side by side.
-        mixed = crc32(address, port) * _SPREAD >> 8
-        turns.append(filter(is_free, _walk(length, mixed % (length - 1) + 1, (mixed >> 24) % length)))
+        mixed = crc32(address, port) * _SPREAD >> 7
+        skip, start = mixed % (length - 1) + 1, mixed // (length - 1) % length
+        turns.append(filter(is_free, _walk(length, skip, start)))
     table = [0] * length
-    owner = 0
-    for turn in islice(cycle(turns), length):
-        slot = next(turn)
+    owners = islice(cycle(range(count)), length)
+    for owner, slot in zip(owners, map(next, cycle(turns)), strict=False):  # turns have no end, owners have
         free[slot] = False
         table[slot] = owner
-        owner += 1
-        if owner == count:
-            owner = 0
     return table
 
 
 def _walk(length: int, skip: int, start: int) -> Iterator[int]:
     """The permutation (start + j) * skip mod length, j from 0."""
     if length <= _CACHED_LENGTH:
-        return iter(_walks(length)[skip][start : start + length])
+        walk = iter(_walks(length)[skip])
+        walk.__setstate__(start)  # type: ignore[attr-defined]  # a slice would cost three times as much
+        return walk
     first = start * skip
     return map(length.__rmod__, range(first, first + length * skip, skip))
 

@@ -10,7 +10,7 @@ from netaccel import records
 from netaccel.compile.adopt import adopt
 from netaccel.compile.desired import NOTHING, Codes, Placed
 from netaccel.compile.diff import Delete, Image, Step, Write, steps
-from netaccel.compile.ids import BackendKey, Ids
+from netaccel.compile.ids import Ids
 from netaccel.compile.services import CompiledService, NodeFacts, compile_service
 from netaccel.errors import DatapathError, MapFullError
 from netaccel.model.address import is_ipv4
@@ -255,7 +255,7 @@ class Engine:
         groups = [(key, g) for placed in self.placed.values() for key, g in placed.groups.items()]
         self._ids.retain(
             {key for key, _ in groups},
-            {BackendKey(group.number, where) for _, group in groups for where in group.backends},
+            {group.number: group.backends for _, group in groups},
             [(table.offset, len(table.slots)) for _, group in groups for table in group.tables],
         )
 
