@@ -231,7 +231,6 @@ def main() -> None:
     state = read_state(where)
     if state is None:
         raise LabError(f"lab {sys.argv[1]} has no state: `netaccel lab up` makes it")
-    where.pid.write_text(str(os.getpid()), encoding="ascii")
     asyncio.run(Controller(state).run())
 
 

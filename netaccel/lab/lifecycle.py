@@ -69,7 +69,7 @@ def names() -> list[str]:
 
 def is_running(name: str) -> bool:
     """Whether the lab's controller lives."""
-    return _controller_alive(paths(name), name)
+    return bool(cgroups.processes(cgroups.controller(name)))
 
 
 def wait_ready(name: str, timeout: float) -> dict[str, Any]:
@@ -81,11 +81,9 @@ def wait_ready(name: str, timeout: float) -> dict[str, Any]:
         waiting = unready(status) if status else ["the controller"]
         if not waiting:
             return status
-        if not _controller_alive(where, name) and not status:
-            time.sleep(_POLL)
         if time.monotonic() > deadline:
             raise LabError(f"lab {name}: not ready after {timeout:g} s: {'; '.join(waiting)}")
-        if status and not _controller_alive(where, name):
+        if not is_running(name):
             raise LabError(f"lab {name}: its controller died, see {where.logs}/controller.log")
         time.sleep(_POLL)
 
@@ -95,7 +93,7 @@ def unready(status: dict[str, Any]) -> list[str]:
     pods = [
         f"pod {p['namespace']}/{p['name']} ({p['message'] or 'starting'})"
         for p in status["pods"]
-        if not p["ready"]
+        if not p["ready"] and not p["ended"]
     ]
     agents = [
         f"agent of {n['name']} ({n['agent']['message']}, log {n['agent']['log']})"
@@ -122,15 +120,18 @@ def _build(where: Paths, state: State) -> None:
 
 
 def _start_controller(where: Paths, plan: Plan) -> None:
+    """Start the controller as nobody's child: it outlives this process."""
     command = [sys.executable, "-m", "netaccel.lab.controller", plan.name]
+    apart = ["sh", "-c", '"$@" &', "sh", *command]
     with (where.logs / "controller.log").open("ab") as log:
-        subprocess.Popen(
-            Place(cgroups.controller(plan.name)).command(command),
+        subprocess.run(
+            Place(cgroups.controller(plan.name)).command(apart),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             env=environment(),
             start_new_session=True,
+            check=True,
         )
 
 
@@ -142,7 +143,7 @@ def _missing(where: Paths, wanted: State) -> str | None:
     state = read_state(where) if where.state.exists() else None
     if state is None:
         return "no state"
-    if not _controller_alive(where, wanted.name):
+    if not is_running(wanted.name):
         return "no controller"
     lacking = [name for name in state.plan().namespaces() if name not in there]
     if lacking:
@@ -161,14 +162,6 @@ def _difference(state: State, wanted: State) -> str:
         for name in State.__dataclass_fields__
         if getattr(state, name) != getattr(wanted, name)
     )
-
-
-def _controller_alive(where: Paths, name: str) -> bool:
-    try:
-        pid = int(where.pid.read_text(encoding="ascii"))
-    except (FileNotFoundError, ValueError):
-        return False
-    return pid in cgroups.processes(cgroups.controller(name))
 
 
 def _remove(where: Paths, name: str) -> None:

@@ -114,11 +114,6 @@ class Paths:
         return self.root / "allocations.json"
 
     @property
-    def pid(self) -> Path:
-        """The controller's process id."""
-        return self.root / "controller.pid"
-
-    @property
     def logs(self) -> Path:
         """One file for the controller, each agent and each pod."""
         return self.root / "logs"

@@ -59,6 +59,7 @@ def _pod(pod: Pod) -> dict[str, Any]:
         "node": pod.node.name,
         "addresses": list(pod.addresses),
         "running": pod.running,
+        "ended": pod.ended,
         "ready": pod.ready,
         "terminating": bool(pod.deleted),
         "restarts": pod.restarts,

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab for one test module: manifests in, answers out."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from netaccel.lab import lifecycle
+from netaccel.lab.handle import Lab, wait_for
+from netaccel.lab.plan import paths
+from netaccel.lab.raw import Object
+from netaccel.lab.state import State
+
+_numbers = itertools.count(1)
+BOTH = [socket.AF_INET, socket.AF_INET6]
+
+
+def unique_name() -> str:
+    return f"t{os.getpid()}x{next(_numbers)}"
+
+
+def pod(
+    name: str,
+    node: str,
+    *,
+    app: str = "web",
+    udp: bool = False,
+    drain: float = 1.0,
+    ready: bool = True,
+    command: list[str] | None = None,
+    **spec: Any,
+) -> Object:
+    """A Pod that runs the lab's server at TCP 8080, and at UDP 8007 if asked to."""
+    ports = ["--http", "8080", *(["--udp", "8007"] if udp else [])]
+    server = ["python", "-m", "netaccel.lab.server", *ports, "--drain", str(drain)]
+    path = "/healthz" if ready else "/never"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "labels": {"app": app}},
+        "spec": {
+            "nodeName": node,
+            "containers": [
+                {
+                    "name": "server",
+                    "command": command or server,
+                    "env": [{"name": "NODE_NAME", "value": node}],
+                    "ports": [
+                        {"name": "http", "containerPort": 8080},
+                        {"name": "echo", "containerPort": 8007, "protocol": "UDP"},
+                    ],
+                    "readinessProbe": {
+                        "httpGet": {"path": path, "port": "http"},
+                        "periodSeconds": 1,
+                        "failureThreshold": 1,
+                    },
+                }
+            ],
+            **spec,
+        },
+    }
+
+
+def service(name: str = "web", *, app: str = "web", ports: list[Object] | None = None, **spec: Any) -> Object:
+    """A Service over both families that selects the pods of ``app``."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name},
+        "spec": {
+            "ipFamilyPolicy": "RequireDualStack",
+            "ipFamilies": ["IPv4", "IPv6"],
+            "selector": {"app": app},
+            "ports": ports or [{"name": "http", "port": 80, "targetPort": "http"}],
+            **spec,
+        },
+    }
+
+
+class World:
+    """A lab and its folder of manifests."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder = folder
+        self.options = {"nodes": 3, **options}
+        self.name = unique_name()
+
+    def up(self) -> None:
+        state = State(self.name, manifests=str(self.folder), **self.options)
+        lifecycle.up(state, lambda _: None, timeout=120)
+        self.lab = Lab(self.name)
+
+    def down(self) -> None:
+        lifecycle.down(self.name, lambda _: None)
+
+    def logs(self) -> str:
+        """Ends of all logs, for a test that failed."""
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}"
+            for path in sorted(paths(self.name).logs.glob("*.log"))
+        )
+
+    # ------------------------------------------------------------ manifests
+
+    def write(self, name: str, *objects: Object) -> None:
+        """Write a manifest file by rename, as editors do."""
+        fresh = self.folder / f".{name}.new"
+        fresh.write_text("".join(f"---\n{json.dumps(item)}\n" for item in objects))
+        fresh.replace(self.folder / f"{name}.yaml")
+
+    def remove(self, name: str) -> None:
+        (self.folder / f"{name}.yaml").unlink()
+
+    # -------------------------------------------------------------- queries
+
+    def pod(self, name: str) -> dict[str, Any] | None:
+        pods = self.lab.status()["pods"]
+        return next((p for p in pods if p["name"] == name), None)
+
+    def service(self, name: str = "web") -> dict[str, Any] | None:
+        services = self.lab.status()["services"]
+        return next((s for s in services if s["name"] == name), None)
+
+    def wait_pod(self, name: str, **facts: Any) -> dict[str, Any]:
+        """Wait until a pod is there with these facts (ready=True, …)."""
+
+        def found() -> dict[str, Any] | None:
+            item = self.pod(name)
+            return item if item and all(item[k] == v for k, v in facts.items()) else None
+
+        return wait_for(found, f"pod {name} {facts}", 30) or {}
+
+    def wait_gone(self, name: str) -> None:
+        wait_for(lambda: self.pod(name) is None, f"pod {name} gone", 30)
+
+    def rendered(self, kind: str, name: str = "") -> list[Object]:
+        """Objects that the agents read."""
+        found = []
+        for path in paths(self.name).rendered.rglob("*.yaml"):
+            for text in path.read_text().split("---\n"):
+                item = json.loads(text)
+                if item and item["kind"] == kind and item["metadata"]["name"].startswith(name):
+                    found.append(item)
+        return found
+
+    def cluster_ip(self, family: socket.AddressFamily, name: str = "web") -> str:
+        item = self.service(name)
+        assert item
+        return str(item["clusterIPs"][BOTH.index(family)])
+
+    def outside_ip(self, family: socket.AddressFamily, name: str = "web") -> str:
+        item = self.service(name)
+        assert item
+        return str(item["outside"][BOTH.index(family)])
+
+    def node_port(self, name: str = "web") -> int:
+        item = self.service(name)
+        assert item
+        return int(item["ports"][0]["nodePort"])
+
+    def node_ip(self, node: str, family: socket.AddressFamily) -> str:
+        plan = self.lab.plan.node(node)
+        return plan.address4 if family == socket.AF_INET else plan.address6
+
+    def pod_ip(self, name: str, family: socket.AddressFamily) -> str:
+        item = self.pod(name)
+        assert item
+        return str(item["addresses"][BOTH.index(family)])
+
+    def spread(self, target: str, url: str, count: int = 30) -> Counter[str]:
+        """Which pods answer ``count`` new connections; one curl, one connection each."""
+        config = "".join(f'url = "{url}/json"\nno-keepalive\nfresh-connect\n' for _ in range(count))
+        done = self.lab.run(
+            target, "curl", "-sS", "-m", "5", "-H", "Connection: close", "-K", "-", stdin=config, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return Counter(json.loads(line)["pod"] for line in done.stdout.splitlines())
+
+
+def url(address: str, port: int = 80) -> str:
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{port}"
