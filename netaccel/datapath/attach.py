@@ -175,7 +175,10 @@ class Attacher:
         """What is attached, by hook's name; a clsact filter has link id 0 and type 0."""
         found = {}
         for pin in sorted(self._instance.links.iterdir()) if self._instance.links.is_dir() else ():
-            fd = libbpf.obj_get(str(pin))
+            try:
+                fd = libbpf.obj_get(str(pin))
+            except FileNotFoundError:  # detached while we looked
+                continue
             try:
                 found[pin.name] = link_info(fd)
             finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import time
 from collections.abc import Iterator
 from enum import IntEnum
 from types import TracebackType
@@ -20,6 +21,10 @@ from netaccel.errors import DatapathError, MapFullError
 
 _FULL = (errno.E2BIG, errno.ENOSPC, errno.ENOMEM)
 _NO_BATCH = (errno.EINVAL, errno.EOPNOTSUPP, libbpf.ENOTSUPP)
+_PASSING = (errno.EAGAIN, errno.EBUSY, errno.ENOMEM)
+"""A bucket was locked on this CPU, or its stock of free elements has yet to be filled up: once more, as the
+kernel's own tests do (tools/testing/selftests/bpf/test_maps.c). ENOMEM that stays means full."""
+_TRIES = 5
 _CHUNK = 4096
 """Entries a batch: large enough that the call itself is free, small enough not to hold a bucket long."""
 
@@ -143,7 +148,7 @@ class KernelMap:
 
     def write(self, keys: bytes, values: bytes, count: int) -> None:
         """Write ``count`` entries in order. MapFullError names how many went in before the map was full."""
-        done = 0
+        done, patience = 0, _Patience()
         while self._batches and done < count:
             size = min(self.chunk, count - done)
             at = (done * self.info.key_size, done * self.value_size)
@@ -152,20 +157,23 @@ class KernelMap:
                 self._batches = False
                 break
             done += batch.done
-            if batch.errno:
+            if batch.errno and not patience.again(batch.errno, done):
                 raise self._error("write", OSError(batch.errno, os.strerror(batch.errno)), done)
-        for i in range(done, count):
+        while done < count:
             try:
-                libbpf.map_update(self.fd, *self._entry(keys, values, i))
+                libbpf.map_update(self.fd, *self._entry(keys, values, done))
             except OSError as error:
-                raise self._error("write", error, i) from error
+                if not patience.again(_number(error), done):
+                    raise self._error("write", error, done) from error
+            else:
+                done += 1
 
     def remove(self, keys: bytes, count: int) -> None:
         """Remove ``count`` keys; those that are absent are passed over. Array entries are zeroed."""
         if self.is_array:
             self.write(keys, bytes(self.value_size * count), count)
             return
-        width, done = self.info.key_size, 0
+        width, done, patience = self.info.key_size, 0, _Patience()
         while self._batches and done < count:
             batch = libbpf.map_delete_batch(self.fd, keys, min(self.chunk, count - done), done * width)
             if batch.errno in _NO_BATCH and not done:
@@ -174,7 +182,7 @@ class KernelMap:
             done += batch.done
             if batch.errno == errno.ENOENT:
                 done += 1
-            elif batch.errno:
+            elif batch.errno and not patience.again(batch.errno, done):
                 raise self._error("delete from", OSError(batch.errno, os.strerror(batch.errno)), done)
         for i in range(done, count):
             self.delete(keys[i * width : (i + 1) * width])
@@ -238,6 +246,23 @@ class KernelMap:
                 f"map {self.name} is full ({self.info.max_entries} entries): raise its size", number, done
             )
         return DatapathError(f"map {self.name}: can't {what} it: {error.strerror}", number)
+
+
+class _Patience:
+    """Counts tries at one place; waits a little before each."""
+
+    def __init__(self) -> None:
+        self._place = -1
+        self._tries = 0
+
+    def again(self, number: int, place: int) -> bool:
+        """Whether an errno at entry ``place`` deserves another try."""
+        self._tries = self._tries + 1 if place == self._place else 1
+        self._place = place
+        if number not in _PASSING or self._tries >= _TRIES:
+            return False
+        time.sleep(0.001)
+        return True
 
 
 def _number(error: OSError) -> int:

@@ -182,3 +182,29 @@ def test_a_bucket_larger_than_the_batch_is_read_whole() -> None:
         crowd.chunk = 2
 
         assert sum(entries.total for entries in crowd.read()) == 10_000
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EAGAIN, errno.ENOMEM])
+def test_a_passing_refusal_is_tried_again(
+    maps: KernelMaps, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    real = libbpf.map_update_batch
+    refusals = iter([number] * 3)
+
+    def sometimes(fd: int, keys: bytes, values: bytes, count: int, at: tuple[int, int]) -> libbpf.Batch:
+        if refusal := next(refusals, 0):
+            return libbpf.Batch(0, refusal)
+        return real(fd, keys, values, count, at)
+
+    monkeypatch.setattr(libbpf, "map_update_batch", sometimes)
+    maps.write("frontends", [(frontend4(i), FRONTEND) for i in range(4)])
+
+    assert len(maps.dump("frontends")) == 4
+
+
+def test_a_refusal_that_stays_is_told(maps: KernelMaps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libbpf, "map_update_batch", lambda *_: libbpf.Batch(0, errno.ENOMEM))
+
+    with pytest.raises(MapFullError) as caught:
+        maps.write("frontends", [(frontend4(1), FRONTEND)])
+    assert caught.value.written == 0

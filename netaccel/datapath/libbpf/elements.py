@@ -74,14 +74,19 @@ def map_update_batch(fd: int, keys: bytes, values: bytes, count: int, at: tuple[
     result = lib().bpf_map_update_batch(
         fd, at_offset(keys, at[0]), at_offset(values, at[1]), c.byref(done), None
     )
-    return Batch(done.value, -result)
+    return _outcome(count, done.value, -result)
 
 
 def map_delete_batch(fd: int, keys: bytes, count: int, at: int = 0) -> Batch:
     """Remove ``count`` entries; ends with ENOENT at the first that is absent."""
     done = U32(count)
     result = lib().bpf_map_delete_batch(fd, at_offset(keys, at), c.byref(done), None)
-    return Batch(done.value, -result)
+    return _outcome(count, done.value, -result)
+
+
+def _outcome(asked: int, done: int, number: int) -> Batch:
+    """Kernels before 6.8 leave the count as it was asked where they fail before the first entry."""
+    return Batch(0 if number and done == asked else done, number)
 
 
 def map_lookup_batch(
