@@ -46,6 +46,7 @@ struct {
  * changes). Reader: all programs. Id 0 is never used. Full: Service refused. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* read whole at a start */
 	__uint(max_entries, 262144);
 	__type(key, __u32);
 	__type(value, struct backend);
@@ -56,6 +57,7 @@ struct {
  * Not map-in-map: an update of one waits for an RCU grace period of 8 ms. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE); /* read whole at a start */
 	__uint(max_entries, 4194304);
 	__type(key, __u32);
 	__type(value, __u32);

@@ -11,12 +11,13 @@ import errno
 import os
 import struct
 import time
+from array import array
 from collections.abc import Iterator
 from enum import IntEnum
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from netaccel.datapath import libbpf
+from netaccel.datapath import libbpf, mapped
 from netaccel.errors import DatapathError, MapFullError
 
 _FULL = (errno.E2BIG, errno.ENOSPC, errno.ENOMEM)
@@ -140,7 +141,13 @@ class KernelMap:
     # -------------------------------------------------------------- in bulk
 
     def read(self) -> Iterator[Entries]:
-        """Every entry, in chunks. Entries that come and go meanwhile may or may not be among them."""
+        """Every entry, in chunks. Entries that come and go meanwhile may or may not be among them.
+
+        Of arrays that can be mapped, chunks without anything but zeros are left out.
+        """
+        if self.info.type == MapType.ARRAY and self.info.flags & mapped.BPF_F_MMAPABLE:
+            yield from self._read_mapped()
+            return
         if self._batches:
             yield from self._read_batches()
         if not self._batches:
@@ -193,6 +200,14 @@ class KernelMap:
             return next((int(line.split()[1]) for line in lines if line.startswith("memlock:")), 0)
 
     # -------------------------------------------------------------- insides
+
+    def _read_mapped(self) -> Iterator[Entries]:
+        try:
+            for run in mapped.runs(self.fd, self.info):
+                keys = array("I", range(run.first, run.first + run.total)).tobytes()
+                yield Entries(run.total, keys, run.values)
+        except OSError as error:
+            raise self._error("read", error) from error
 
     def _read_batches(self) -> Iterator[Entries]:
         width = self.info.key_size
