@@ -214,6 +214,8 @@ static __always_inline int icmp_translate(struct __sk_buff *skb, int family, enu
 	__u8 direction;
 	int action;
 
+	if (p->flags & PACKET_FRAGMENT) /* its later fragments would not follow */
+		return ICMP_LEAVE;
 	if (bpf_skb_pull_data(skb, skb->len < ICMP_PULL ? skb->len : ICMP_PULL) ||
 	    parse_quoted(family, &q, (void *)(long)skb->data, (void *)(long)skb->data_end))
 		return ICMP_LEAVE;

@@ -51,8 +51,12 @@ def _packets(v6: bool) -> Iterator[Packet]:
         for transport in _transports(8080, 4000):
             yield _ip(v6, source, target) / transport
     for transport in _transports(4000, REMOTE_PORT):
+        for address in (node, SERVICE[v6]):  # served, refused
+            if v6:
+                yield IPv6(src=client, dst=address) / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / transport
+            else:
+                yield IP(src=client, dst=address, options=[IPOption(b"\x94\x04\x00\x00")]) / transport
         if v6:
-            yield IPv6(src=client, dst=node) / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / transport
             yield from fragment6(
                 IPv6(src=client, dst=node)
                 / IPv6ExtHdrFragment(id=5)
@@ -61,7 +65,6 @@ def _packets(v6: bool) -> Iterator[Packet]:
                 1280,
             )
         else:
-            yield IP(src=client, dst=node, options=[IPOption(b"\x94\x04\x00\x00")]) / transport
             whole = IP(src=client, dst=node, id=5) / UDP(sport=4000, dport=POD_PORT) / Raw(b"f" * 1400)
             yield from fragment(whole, 800)
     for quote in (

@@ -41,6 +41,7 @@ NETWORKS = {
     "client": {False: "198.51.100.0/24", True: "2001:db8:c::/64"},
     "node": {False: "192.0.2.0/24", True: "2001:db8:a::/64"},
     "remote": {False: "10.9.0.0/24", True: "fd00:9::/64"},
+    "pod": {False: "10.1.0.0/24", True: "fd00:1::/64"},
 }
 _WIRES = {
     "client": ("198.51.100.7/24", "198.51.100.1/24", "2001:db8:c::7/64", "2001:db8:c::1/64"),
@@ -143,11 +144,12 @@ class Site:
     def narrow(self, where: str, towards: str, mtu: int) -> None:
         """Packets through namespace ``where`` towards a network must not be larger than ``mtu``."""
         for v6 in (False, True):
-            flag, metric = ("-6 ", "metric 256 ") if v6 else ("", "")  # that of the device's own route
-            hop = f"dev {towards} {metric}"
-            if where != "router":
-                hop = f"via {_WIRES[where][3 if v6 else 1].partition('/')[0]} dev eth0 "
-            self.net.ip(where, f"{flag}route replace {NETWORKS[towards][v6]} {hop}mtu lock {mtu}")
+            flag, metric = ("-6 ", " metric 256") if v6 else ("", "")  # that of the device's own route
+            if where == "router" or towards == "pod":
+                hop = f"dev {'pod0' if towards == 'pod' else towards}{metric}"
+            else:
+                hop = f"via {_WIRES[where][3 if v6 else 1].partition('/')[0]} dev eth0"
+            self.net.ip(where, f"{flag}route replace {NETWORKS[towards][v6]} {hop} mtu lock {mtu}")
 
     @contextmanager
     def serving(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from frames import Sums, ones_sum, packet_sums, sums
 from programs import Loaded, compile_program
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
     ICMPv6EchoRequest,
@@ -307,6 +307,18 @@ class TestLeftAlone:
         _, received = legs(world, REMOTE)
         frame = error(world.router, world.node, bytes(packet(received, TCP)), echo)
         assert not at_every_hook(hooks, frame)
+
+    def test_an_error_in_fragments(self, hooks: Loaded, world: World) -> None:
+        """Rare beyond measure; half of it translated would be worse than none."""
+        _, received = legs(world, REMOTE)
+        quote = bytes(packet(received, TCP, b"f" * 400))
+        whole = Ether(error(world.router, world.node, quote))
+        if world.v6:
+            header = IPv6(src=world.router, dst=world.node) / IPv6ExtHdrFragment(id=1, m=1)
+            first = header / whole[IPv6].payload
+        else:
+            first = fragment(whole[IP], 160)[0]
+        assert not at_every_hook(hooks, bytes(Ether(dst=whole.dst) / first))
 
     def test_a_quoted_later_fragment(self, hooks: Loaded, world: World) -> None:
         _, received = legs(world, REMOTE)

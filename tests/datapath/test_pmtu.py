@@ -63,18 +63,25 @@ class TestPathMtu:
         assert site.tc_uplink.counter("COUNTER_ICMP_TRANSLATED") > 0
         assert site.no_checksum_errors()
 
-    @pytest.mark.parametrize("where", ["router", "node"])
-    def test_upload_to_a_backend_behind_a_narrow_hop(self, site: Site, v6: bool, where: str) -> None:
-        """The router complains of what the node has translated, or the node itself of what it would."""
-        site.narrow(where, "remote", NARROW)
-        with site.serving("remote", v6, socket.SOCK_STREAM, receive_all):
-            client = site.client(v6, socket.SOCK_STREAM, NODE[v6], REMOTE_PORT)
+    @pytest.mark.parametrize(
+        ("where", "name", "port"),
+        [("router", "remote", REMOTE_PORT), ("node", "remote", REMOTE_PORT), ("node", "pod", POD_PORT)],
+        ids=["by-router", "by-node", "by-stack"],
+    )
+    def test_upload_to_a_backend_behind_a_narrow_hop(
+        self, site: Site, v6: bool, where: str, name: str, port: int
+    ) -> None:
+        """A router complains of what the node has translated; the node of what it would have; or its stack
+        of what it can't get into the pod."""
+        site.narrow(where, name, NARROW)
+        with site.serving(name, v6, socket.SOCK_STREAM, receive_all):
+            client = site.client(v6, socket.SOCK_STREAM, NODE[v6], port)
             client.settimeout(20)
             client.sendall(DATA)
             client.shutdown(socket.SHUT_WR)
             assert client.recv(32) == WHOLE
-        if where == "router":
-            assert site.tc_uplink.counter("COUNTER_ICMP_TRANSLATED") > 0
-        else:
+        if (where, name) == ("node", "remote"):
             assert site.tc_uplink.dropped("DROP_TOO_BIG") > 0
+        else:
+            assert site.tc_uplink.counter("COUNTER_ICMP_TRANSLATED") > 0
         assert site.no_checksum_errors()

@@ -54,6 +54,30 @@ def test_datagrams_in_fragments_go_there_and_back(site: Site, v6: bool, name: st
 
 
 @families
+def test_a_hop_limit_that_ends_at_the_node_is_told(site: Site, v6: bool) -> None:
+    """As traceroute asks: the node is the second hop towards a remote backend."""
+    client = site.client(v6, socket.SOCK_DGRAM, NODE[v6], REMOTE_PORT)
+    level, hops, receive = (socket.IPPROTO_IPV6, 16, 25) if v6 else (socket.IPPROTO_IP, 2, 11)
+    client.setsockopt(level, hops, 2)  # IPV6_UNICAST_HOPS, IP_TTL
+    client.setsockopt(level, receive, 1)  # IPV6_RECVERR, IP_RECVERR
+    client.send(b"x")
+    with pytest.raises(OSError) as error:
+        client.recv(1)
+    assert error.value.errno == errno.EHOSTUNREACH
+    assert site.tc_uplink.dropped("DROP_HOP_LIMIT") > 0
+    _, ancillary, _, _ = client.recvmsg(1, 512, socket.MSG_ERRQUEUE)
+    kind, code, offender = error_of(ancillary[0][2], v6)
+    assert (kind, code, offender) == ((3, 0) if v6 else (11, 0)) + (NODE[v6],)
+
+
+def error_of(data: bytes, v6: bool) -> tuple[int, int, str]:
+    """Type, code and sender of a struct sock_extended_err."""
+    family = socket.AF_INET6 if v6 else socket.AF_INET
+    address = data[24:40] if v6 else data[20:24]
+    return data[5], data[6], socket.inet_ntop(family, address)
+
+
+@families
 class TestRefused:
     @pytest.mark.parametrize(
         ("port", "reason"), [(81, "DROP_NO_BACKEND"), (82, "DROP_NO_SUCH_PORT")], ids=str
