@@ -320,7 +320,7 @@ def _refused(hook: Hook, program: Program, error: OSError) -> AttachError:
     number = error.errno or 0
     name = errno.errorcode.get(number, str(number))
     text = f"{program.name} can't be attached to {hook.where} ({hook.name})"
-    if number == errno.EBUSY and hook.type == AttachType.XDP:
+    if number in (errno.EBUSY, errno.EEXIST) and hook.type == AttachType.XDP:  # EEXIST: in generic mode
         return AttachError(f"{text}: {_xdp_holder(hook.ifindex)}; detach that, or leave XDP off here", number)
     if number in (errno.ENODEV, errno.ENOENT):
         return AttachError(f"{text}: there is no such device or cgroup", number)

@@ -120,8 +120,11 @@ def test_a_link_whose_device_is_gone_is_made_anew(
     assert attacher.attached()["xdp-eth0"].target == again.ifindex
 
 
-def test_a_busy_hook_names_its_holder(attacher: Attacher, load: Load, eth0: netlink.Device) -> None:
-    other = libbpf.link_create(load("xdp_prog", DROP).fd, eth0.ifindex, attach.AttachType.XDP)
+@pytest.mark.parametrize("mode", [0, 1 << 1], ids=["native", "generic"])  # XDP_FLAGS_SKB_MODE
+def test_a_busy_hook_names_its_holder(
+    attacher: Attacher, load: Load, eth0: netlink.Device, mode: int
+) -> None:
+    other = libbpf.link_create(load("xdp_prog", DROP).fd, eth0.ifindex, attach.AttachType.XDP, mode)
     try:
         with pytest.raises(AttachError, match=r"held by program xdp_prog \(id \d+, link id \d+\)") as caught:
             attacher.attach(attach.xdp("eth0", eth0.ifindex), load("xdp_prog"))

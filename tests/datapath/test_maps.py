@@ -7,7 +7,6 @@ import errno
 from collections.abc import Iterator
 
 import pytest
-from conftest import SMALL
 
 from netaccel.datapath import libbpf
 from netaccel.datapath.bpfmap import KernelMap, MapType
@@ -30,6 +29,7 @@ from netaccel.records import (
 pytestmark = pytest.mark.root
 
 V4 = bytes(10) + b"\xff\xff"
+SMALL = 64  # entries of every map of the fixture `small`
 FRONTEND = Frontend(1, 2, 3, 0, 10, 20, 30, 40, 10800)
 
 
