@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from scapy.layers.inet6 import (
     IPerror6,
     IPv6,
 )
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from wires import TCX_INGRESS, Net
 
@@ -238,3 +239,21 @@ class TestSockets:
                 with pytest.raises(ConnectionResetError):
                     client.recv(1)
             assert net.snmp("client", "TcpInCsumErrors") == 0
+
+
+def test_a_tagged_frame_is_answered_with_its_tag(refusing: Net) -> None:
+    """The kernel takes the tag out of the frame before the program sees it, and puts it back."""
+    auxiliary, tag_there = 8, 16  # PACKET_AUXDATA, TP_STATUS_VLAN_VALID
+    wire = refusing.socket("client", socket.AF_PACKET, socket.SOCK_RAW)
+    wire.bind(("eth0", 0x0003))  # ETH_P_ALL
+    wire.setsockopt(263, auxiliary, 1)  # SOL_PACKET
+    syn = IP(src=CLIENT4, dst=FRONTEND4) / TCP(sport=4000, dport=80, flags="S")
+    wire.send(bytes(Ether(src=CLIENT_MAC, dst=NODE_MAC) / Dot1Q(vlan=77) / syn))
+    for _ in range(100):
+        data, ancillary, _, _ = wire.recvmsg(2048, 64)
+        reply = Ether(data)
+        if reply.src == NODE_MAC and TCP in reply and reply[TCP].flags == "RA":
+            break
+    status, tag = struct.unpack_from("=I12xH", ancillary[0][2])
+    assert status & tag_there
+    assert tag & 0xFFF == 77

@@ -61,7 +61,7 @@ def test_a_hop_limit_that_ends_at_the_node_is_told(site: Site, v6: bool) -> None
     client.setsockopt(level, hops, 2)  # IPV6_UNICAST_HOPS, IP_TTL
     client.setsockopt(level, receive, 1)  # IPV6_RECVERR, IP_RECVERR
     client.send(b"x")
-    with pytest.raises(OSError) as error:
+    with pytest.raises(OSError, match="No route to host") as error:
         client.recv(1)
     assert error.value.errno == errno.EHOSTUNREACH
     assert site.tc_uplink.dropped("DROP_HOP_LIMIT") > 0
