@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Later fragments have no ports: they take those of the datagram's first fragment, which has to come first
- * (RFC 4787 REQ-14 leaves out-of-order fragments to choice; docs/packets.md). Reads and writes fragments.
+ * (docs/packets.md). Reads and writes fragments.
  */
 #ifndef NETACCEL_FRAGMENT_H
 #define NETACCEL_FRAGMENT_H
