@@ -231,8 +231,13 @@ static __always_inline int reply_icmp(struct __sk_buff *skb, const struct packet
 
 	if (!message || !reply_icmp_admitted())
 		return TC_ACT_SHOT;
-	asm volatile("" : "+r"(quote)); /* the verifier bounds the register that is used */
-	if (quote < ip_len || quote > REPLY_QUOTE6_MAX)
+	/* The verifier bounds the register that is used, and older ones follow no range check that the
+	 * compiler made of both. */
+	asm volatile("" : "+r"(quote));
+	if (quote < ip_len)
+		return TC_ACT_SHOT;
+	asm volatile("" : "+r"(quote));
+	if (quote > REPLY_QUOTE6_MAX)
 		return TC_ACT_SHOT;
 	*(__u32 *)(message + sizeof(icmp) + (quote & ~3U)) = 0; /* the sum is over whole words */
 	if (bpf_skb_load_bytes(skb, p->l3, message + sizeof(icmp), quote))
