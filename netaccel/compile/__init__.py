@@ -9,5 +9,6 @@
 
 ``services`` what a Service means on this node · ``claims`` who holds an address and port ·
 ``maglev`` tables · ``ids`` ids and ranges that last · ``desired`` records of the maps ·
-``diff`` what to write, in which order · ``readable`` dumps as lines.
+``shrink`` what needs no room · ``diff`` what to write, in which order ·
+``adopt`` dumps back to Services · ``invariants`` what always holds · ``readable`` dumps as lines.
 """

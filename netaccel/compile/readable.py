@@ -75,10 +75,11 @@ class Readable:
 
     def source_range_lines(self) -> list[str]:
         """A line for each client CIDR of a service port."""
-        return sorted(
-            f"{self._name(key.service)} {cidr_text(Cidr(Address(key.addr), key.prefix_length - SERVICE_BITS))}"
+        cidrs = (
+            (key.service, Cidr(Address(key.addr), key.prefix_length - SERVICE_BITS))
             for key in self.source_ranges
         )
+        return sorted(f"{self._name(service)} {cidr_text(cidr)}" for service, cidr in cidrs)
 
     def _name(self, number: int) -> str:
         service = self.services.get(number)
@@ -108,7 +109,7 @@ class Readable:
         if not length:
             return "drop" if drops else "refuse"
         numbers = {self.maglev.get(slot, 0) for slot in range(offset, offset + length)}
-        there = sorted((self.backends[n][:2] for n in numbers if n in self.backends))
+        there = sorted(self.backends[n][:2] for n in numbers if n in self.backends)
         missing = [f"#{n}" for n in sorted(numbers) if n not in self.backends]
         return f"[{', '.join([endpoint_text(*place) for place in there] + missing)}]"
 

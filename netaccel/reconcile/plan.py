@@ -98,7 +98,7 @@ class Planner:
         ``barred``: Services that the kernel has refused, and why.
         """
         plan = Plan()
-        queue = dict.fromkeys(changed)
+        queue = dict.fromkeys(sorted(changed, key=lambda key: self._turn(key, compiled, in_force)))
         for key in list(queue):
             before = in_force.get(key, NOTHING)
             queue.update(
@@ -121,6 +121,16 @@ class Planner:
         for key, after in plan.placed.items():
             release(in_force.get(key, NOTHING), after, self._ids)
         return plan
+
+    def _turn(
+        self,
+        key: ServiceKey,
+        compiled: Mapping[ServiceKey, CompiledService],
+        in_force: Mapping[ServiceKey, Placed],
+    ) -> tuple[bool, float, ServiceKey]:
+        """Who is served first where room is short: what is in force, then what is older."""
+        found = compiled.get(key)
+        return key not in in_force, found.created if found else 0.0, key
 
     def _claim(
         self, key: ServiceKey, compiled: CompiledService | None, only: Placed | None
