@@ -13,7 +13,14 @@ from netaccel.datapath.abi import Abi
 
 ROOT = Path(__file__).parents[2]
 TC_UNSPEC, TC_SHOT, TC_REDIRECT = 0xFFFFFFFF, 2, 7
-ETHERNET_MAX = 65535
+SMALL = dict.fromkeys(
+    (
+        "frontends4", "frontends6", "services", "backends", "maglev", "source_ranges", "flows4", "flows6",
+        "affinity", "sock_nat", "sock_udp", "sock_peer", "service_counters",
+    ),
+    256,
+)  # fmt: skip
+"""Entries enough for a test of a stage; full-size maps take half a second to make."""
 
 
 def compile_program(source: Path, out: Path) -> Path:

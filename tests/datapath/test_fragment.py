@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import Loaded, compile_program
+from programs import SMALL, Loaded, compile_program
 from scapy.layers.inet import IP, UDP, fragment
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import Ether
@@ -21,11 +21,14 @@ PORTS = 4000 << 16 | 53
 families = pytest.mark.parametrize("v6", [False, True], ids=["ipv4", "ipv6"])
 
 
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compile_program(Path(__file__).with_name("icmp.bpf.c"), tmp_path_factory.mktemp("bpf") / "icmp.o")
+
+
 @pytest.fixture
-def stage(tmp_path: Path) -> Iterator[Loaded]:
-    source = Path(__file__).with_name("icmp.bpf.c")
-    sizes = {"frontends4": 8, "frontends6": 8, "flows4": 64, "flows6": 64, "maglev": 1, "backends": 1}
-    with Loaded(compile_program(source, tmp_path / "icmp.o"), sizes=sizes) as loaded:
+def stage(built: Path) -> Iterator[Loaded]:
+    with Loaded(built, sizes=SMALL) as loaded:
         yield loaded
 
 

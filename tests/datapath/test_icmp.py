@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 from frames import Sums, ones_sum, packet_sums, sums
-from programs import Loaded, compile_program
+from programs import SMALL, Loaded, compile_program
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -100,8 +100,7 @@ def store(loaded: Loaded, world: World, kind: str, proto: int) -> None:
 @pytest.fixture(scope="module")
 def hooks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     source = Path(__file__).with_name("icmp.bpf.c")
-    sizes = {"frontends4": 8, "frontends6": 8, "flows4": 1024, "flows6": 1024, "maglev": 1, "backends": 1}
-    with Loaded(compile_program(source, tmp_path_factory.mktemp("bpf") / "icmp.o"), sizes=sizes) as loaded:
+    with Loaded(compile_program(source, tmp_path_factory.mktemp("bpf") / "icmp.o"), sizes=SMALL) as loaded:
         for world in WORLDS:
             for kind in (REMOTE, LOCAL, POD, HAIRPIN):
                 for proto in (6, 17):

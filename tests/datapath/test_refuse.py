@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from frames import Sums, sums
-from programs import TC_REDIRECT, TC_SHOT, Loaded, compile_program
+from programs import SMALL, TC_REDIRECT, TC_SHOT, Loaded, compile_program
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPerror, TCPerror, UDPerror
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
@@ -43,8 +43,7 @@ def mapped(address: str) -> bytes:
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     source = Path(__file__).with_name("reply.bpf.c")
-    sizes = {"frontends4": 1, "frontends6": 1, "flows4": 64, "flows6": 64}
-    with Loaded(compile_program(source, tmp_path_factory.mktemp("bpf") / "reply.o"), sizes=sizes) as loaded:
+    with Loaded(compile_program(source, tmp_path_factory.mktemp("bpf") / "reply.o"), sizes=SMALL) as loaded:
         node = loaded.abi.maps["node"].value.record(mapped(NODE4), mapped(NODE6))  # type: ignore[attr-defined]
         loaded.write("node", 0, node)
         yield loaded
@@ -174,8 +173,8 @@ def limits(answers: Loaded) -> Iterator[None]:
 @pytest.mark.usefixtures("limits")
 def test_icmp_errors_are_limited(answers: Loaded) -> None:
     frame = client_packet(False, UDP(sport=4000, dport=53))
-    verdicts = [answers.run("refuse", frame)[0] for _ in range(5000)]
-    assert set(verdicts) == {TC_REDIRECT, TC_SHOT}
+    verdicts = (answers.run("refuse", frame)[0] for _ in range(200_000))
+    assert TC_SHOT in verdicts  # at the 1,001st of a second on one CPU
     reset = client_packet(False, TCP(sport=4000, dport=80, flags="S"))
     assert answers.run("refuse", reset)[0] == TC_REDIRECT
 
