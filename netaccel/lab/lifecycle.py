@@ -25,10 +25,13 @@ Say = Callable[[str], None]
 _POLL = 0.05
 
 
-def up(state: State, say: Say, *, timeout: float = 60.0) -> dict[str, Any]:
+def up(
+    state: State, say: Say, *, timeout: float = 60.0, prepare: Callable[[], None] | None = None
+) -> dict[str, Any]:
     """Bring a lab up and wait until all of it is ready; return its status.
 
-    One that is up already stays as it is; one that is half there is taken down first. Raises LabError.
+    One that is up already stays as it is; one that is half there is taken down first. ``prepare``
+    is called once the lab's folders are there and before anything reads them. Raises LabError.
     """
     require_root_and_tools()
     check_name(state.name)
@@ -42,7 +45,7 @@ def up(state: State, say: Say, *, timeout: float = 60.0) -> dict[str, Any]:
             say(f"lab {state.name} is half there ({missing}): mending it by building it anew")
             _remove(where, state.name)
         try:
-            _build(where, state)
+            _build(where, state, prepare)
         except BaseException:
             _remove(where, state.name)
             raise
@@ -103,7 +106,7 @@ def unready(status: dict[str, Any]) -> list[str]:
     return pods + agents
 
 
-def _build(where: Paths, state: State) -> None:
+def _build(where: Paths, state: State, prepare: Callable[[], None] | None) -> None:
     plan = state.plan()
     for folder in (where.logs, where.rendered, where.bpffs, where.manifests):
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,6 +119,8 @@ def _build(where: Paths, state: State) -> None:
     cgroups.client(plan.name).mkdir()
     cgroups.controller(plan.name).mkdir()
     topology.build(plan, where.far_end)
+    if prepare:
+        prepare()
     _start_controller(where, plan)
 
 

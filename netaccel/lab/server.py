@@ -27,6 +27,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 _CHUNK = 16384
@@ -53,6 +54,13 @@ def plain(address: str) -> str:
     found = ipaddress.ip_address(address.partition("%")[0])
     mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
     return str(mapped or found)
+
+
+class Request(NamedTuple):
+    """What a client asks for ("": nothing that is HTTP), and whether it is its last."""
+
+    target: str
+    last: bool
 
 
 class Server:
@@ -82,15 +90,17 @@ class Server:
     async def connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one TCP connection until its end."""
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            while target := await _request(reader):
+            while (request := await _request(reader)).target:
                 self.busy += 1
                 self.idle.clear()
                 try:
-                    await self._answer(target, writer)
+                    await self._answer(request.target, writer)
                 finally:
                     self.busy -= 1
                     if not self.busy:
                         self.idle.set()
+                if request.last:
+                    break
         writer.close()
 
     async def _answer(self, target: str, writer: asyncio.StreamWriter) -> None:
@@ -128,11 +138,11 @@ class Server:
             udp.sendmsg([answer], [item for item in ancillary if item[0] != socket.SOL_SOCKET], 0, client)
 
 
-async def _request(reader: asyncio.StreamReader) -> str:
-    """Read a request's head and return its target; "" at the end of the connection."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    parts = head.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
-    return parts[1] if len(parts) == 3 else ""
+async def _request(reader: asyncio.StreamReader) -> Request:
+    """Read a request's head."""
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    parts = head.split("\r\n", 1)[0].split(" ")
+    return Request(parts[1] if len(parts) == 3 else "", "\r\nconnection: close\r\n" in head.lower())
 
 
 def _head(writer: asyncio.StreamWriter, status: str, kind: str, length: int) -> None:
