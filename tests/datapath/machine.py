@@ -130,7 +130,9 @@ class Machine(Loaded):
             for service in maps.get("services", [])
         ]
         wildcards = [at(name, v6) for name in maps.get("wildcards", [])]
-        return Balance(self, {"node": maps.get("node", ADDRESSES["node"]), "services": services, "wildcards": wildcards})
+        return Balance(
+            self, {"node": maps.get("node", ADDRESSES["node"]), "services": services, "wildcards": wildcards}
+        )
 
     def _blank(self, name: str) -> None:
         if name in (*PER_CPU, "limiter"):

@@ -18,9 +18,13 @@
         flows: [forward SYN, reverse SYN]   # all there are, afterwards
       - backend: {number: 1, words: [free], generation: 2}   # a slot rewritten
       - lose: reverse               # one half evicted
+      - slot: {number: 0, backend: 2}       # of the Maglev table
       - age: 90                     # seconds without a packet
+      - flood: {run: xdp_uplink, send: ..., drops: FLOW_LIMIT}   # source port n, until one is dropped
 
-Packets are scapy's, with checksums that scapy computed; ``ip(src, dst, hops=64, ...)`` is IPv4 or IPv6.
+Packets are scapy's, with checksums that scapy computed; ``ip(src, dst, hops=64, ...)`` is IPv4 or IPv6,
+``first(p)`` and ``later(p)`` are the fragments of a UDP packet, ``broken(p)`` has a checksum that is off by one.
+``swapped: true``: the Ethernet addresses have changed places.
 Without ``out`` a packet that goes on must be untouched. ``port``, and any other name that has no meaning yet,
 takes the source port of what came out, which must be of the SNAT range. ``answer: reset``, or one of
 ANSWERS, stands for ``out`` where the client is answered.
@@ -103,13 +107,33 @@ class Run:
         self.machine = machine
         self.v6 = v6
         self.names: dict[str, Any] = {name: pair[v6] for name, pair in ADDRESSES.items()}
-        self.names |= SCAPY | {"ip": self.ip}
+        self.names |= SCAPY | {"ip": self.ip, "first": self.first, "later": self.later, "broken": self.broken}
         self.balance = machine.describe(case.get("maps", {}), v6)
 
     def ip(self, src: str, dst: str, hops: int = 64, **fields: Any) -> Packet:
         if self.v6:
             return inet6.IPv6(src=src, dst=dst, hlim=hops, **fields)
         return inet.IP(src=src, dst=dst, ttl=hops, **fields)
+
+    def first(self, packet: Packet) -> Packet:
+        return self.fragment(packet, 0, slice(0, 16))
+
+    def later(self, packet: Packet) -> Packet:
+        return self.fragment(packet, 2, slice(16, None))
+
+    def fragment(self, packet: Packet, offset: int, part: slice) -> Packet:
+        """Of the datagram's bytes ``part``, ``offset`` times eight from its start."""
+        data = Raw(bytes(type(packet)(bytes(packet)).payload)[part])
+        if self.v6:
+            more = inet6.IPv6ExtHdrFragment(nh=17, offset=offset, m=not offset, id=7)
+            return inet6.IPv6(src=packet.src, dst=packet.dst, nh=44) / more / data
+        flags = "" if offset else "MF"
+        return inet.IP(src=packet.src, dst=packet.dst, proto=17, id=7, frag=offset, flags=flags) / data
+
+    def broken(self, packet: Packet) -> Packet:
+        whole = type(packet)(bytes(packet))
+        packet[inet.UDP].chksum = whole[inet.UDP].chksum - 1
+        return packet
 
     def frame(self, text: str) -> bytes:
         packet = eval(text, dict(self.names))  # noqa: S307  # our own tables
@@ -129,8 +153,22 @@ class Run:
                 self.machine.lose(self.v6, direction)
             case {"age": seconds}:
                 self.machine.age(self.v6, seconds)
+            case {"slot": {"number": number, "backend": backend}}:
+                self.machine.write("maglev", number, backend)
+            case {"flood": {"run": program, "send": text, "drops": reason}}:
+                self.flood(program, text, reason)
             case {"run": program, "send": text, **expected}:
                 self.packet(program, self.frame(text), expected)
+            case _:
+                raise ValueError(f"no such step: {step}")
+
+    def flood(self, program: str, text: str, reason: str) -> None:
+        frames = [self.frame(re.sub(r"\bn\b", str(port), text)) for port in range(5000, 5500)]
+        for frame in frames:
+            self.machine.through(program, frame)
+        assert self.machine.take("drops", "DROP_").keys() == {reason}
+        self.machine.take("counters", "COUNTER_")
+        self.machine.take_service(1)
 
     def packet(self, program: str, frame: bytes, expected: dict[str, Any]) -> None:
         verdict, out = self.machine.through(program, frame)
@@ -154,7 +192,11 @@ class Run:
                 assert SNAT_FIRST <= self.names[name] <= SNAT_LAST
         wanted = self.frame(expected["out"])
         assert out[start:].hex() == wanted[l3_offset(wanted)[0] :].hex(), l2.Ether(out).show2(dump=True)
-        assert False not in sums(out)
+        if "broken(" not in expected["out"]:
+            assert False not in sums(out)
+        if expected.get("swapped"):
+            link = l2.Ether(out)
+            assert (link.dst, link.src) == (ROUTER_MAC, NODE_MAC)
         if expected["verdict"] == "XDP_TX":
             link = l2.Ether(out)
             assert (link.dst, link.src) == (ROUTER_MAC, NODE_MAC)
@@ -174,7 +216,8 @@ class Run:
     def accounts(self, expected: dict[str, Any]) -> None:
         family = "6" if self.v6 else "4"
         counters = {
-            k.replace(f"FLOW{family}", "FLOW"): n for k, n in self.machine.take("counters", "COUNTER_").items()
+            k.replace(f"FLOW{family}", "FLOW"): n
+            for k, n in self.machine.take("counters", "COUNTER_").items()
         }
         for name, number in expected.get("counters", {}).items():
             assert (name, counters.get(name, 0)) == (name, number)
