@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -19,7 +20,7 @@ from netaccel.config import HostPort
 from netaccel.datapath import netlink
 
 API = HostPort("127.0.0.1", 9962)
-PATIENCE = 20.0  # seconds until something that must happen has failed
+PATIENCE = 15.0  # seconds until something that must happen has failed
 
 
 class Node:
@@ -91,6 +92,16 @@ class Node:
         """What /status says, None where no agent listens."""
         with netlink.inside_namespace(self.name):
             return ask(API)
+
+    def get(self, path: str) -> str:
+        """What the agent answers to GET."""
+        with netlink.inside_namespace(self.name):
+            connection = http.client.HTTPConnection(API.host, API.port, timeout=PATIENCE)
+            try:
+                connection.request("GET", path)
+                return connection.getresponse().read().decode()
+            finally:
+                connection.close()
 
     def hooks(self) -> dict[tuple[str, str], dict[str, str]]:
         """Hooks of /status by hook and place."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import socket
 
+from netaccel.agent import node_facts
 from netaccel.config import load
 from netaccel.datapath.netlink import Address, DefaultRoute, Device
 from netaccel.datapath.node import NodeView, view
 from netaccel.model.address import parse_address, text
+from netaccel.model.endpoint import Node
 
 
 def device(index: int, name: str) -> Device:
@@ -96,3 +98,30 @@ def test_node_ports_answer_nowhere_where_no_address_matches() -> None:
     found = seen(node_port_addresses="203.0.113.0/24")
     assert found.node_port_addresses == ()
     assert "203.0.113.0/24" in found.warnings[0]
+
+
+# ------------------------------------------------------------ facts for the compiler
+
+
+def told(*addresses: str, zone: str = "") -> Node:
+    return Node("node-1", tuple(map(parse_address, addresses)), zone=zone)
+
+
+def test_the_clusters_own_idea_of_the_node_wins_where_it_fits() -> None:
+    settings = load({"node_name": "node-1"}, {})
+    facts = node_facts(settings, seen(), told("172.16.0.5", zone="a"))
+    assert [text(found) for found in facts.primary] == ["172.16.0.5", "fd00::5"]
+    assert facts.node_port_addresses == facts.primary
+    assert (facts.name, facts.zone) == ("node-1", "a")
+
+
+def test_an_address_that_the_node_does_not_have_is_not_believed() -> None:
+    facts = node_facts(load({}, {}), seen(), told("192.0.2.1"))
+    assert [text(found) for found in facts.primary] == ["10.0.0.5", "fd00::5"]
+
+
+def test_the_users_choice_of_node_port_addresses_is_kept() -> None:
+    settings = load({"node_port_addresses": "10.0.0.0/8"}, {})
+    view_of = seen(node_port_addresses="10.0.0.0/8")
+    facts = node_facts(settings, view_of, told("172.16.0.5"))
+    assert [text(found) for found in facts.node_port_addresses] == ["10.0.0.5", "10.0.0.6"]
