@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A client, a router, a node with the uplink's programs and a pod, and a remote backend.
+"""A client, a router, a node with programs on its uplink and on its pod's device, and a remote backend.
 
 ::
 
@@ -63,7 +63,7 @@ class Site:
             stack.enter_context(self.net)
             self._wires()
             share: dict[str, int] = {}
-            for name in ("tc_uplink", "xdp_uplink", "xdp_pass"):
+            for name in ("tc_uplink", "tc_pod", "xdp_uplink", "xdp_pass"):
                 loaded = stack.enter_context(Loaded(OBJECTS / f"{name}.o", share, SIZES))
                 share |= loaded.maps
                 setattr(self, name, loaded)
@@ -76,6 +76,7 @@ class Site:
         self._stack.close()
 
     tc_uplink: Loaded
+    tc_pod: Loaded
     xdp_uplink: Loaded
     xdp_pass: Loaded
 
@@ -134,6 +135,8 @@ class Site:
             net.offloads_off("node", device, "tx")
         net.attach("node", "eth0", TCX_INGRESS, self.tc_uplink.programs["tc_uplink_ingress"])
         net.attach("node", "eth0", TCX_EGRESS, self.tc_uplink.programs["tc_uplink_egress"])
+        net.attach("node", "pod0", TCX_INGRESS, self.tc_pod.programs["tc_pod_ingress"])
+        net.attach("node", "pod0", TCX_EGRESS, self.tc_pod.programs["tc_pod_egress"])
         if self._xdp:  # the far end of a veth has to help (see README of the lab): XDP_TX, checksums
             net.offloads_off("router", "node", "tx")
             net.attach("router", "node", XDP, self.xdp_pass.programs["xdp_pass"])
@@ -169,8 +172,9 @@ class Site:
             thread.join(10)
             assert not thread.is_alive()
 
-    def client(self, v6: bool, kind: int, address: str, port: int) -> socket.socket:
-        sock = self.net.socket("client", FAMILIES[v6], kind)
+    def client(self, v6: bool, kind: int, address: str, port: int, name: str = "client") -> socket.socket:
+        """A connected socket of a namespace."""
+        sock = self.net.socket(name, FAMILIES[v6], kind)
         sock.connect((address, port))
         return sock
 

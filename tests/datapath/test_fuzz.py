@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 from mutate import from_pod, mutants, snat_answers, well_formed
-from nodeport import OBJECTS, SIZES, Site
+from nodeport import Site
 from oracle import answer_fault, rewrite_fault
-from programs import TC_REDIRECT, TC_SHOT, TC_UNSPEC, Loaded
+from programs import TC_REDIRECT, TC_SHOT, TC_UNSPEC
 
 from netaccel.datapath import libbpf
 from netaccel.records import FlowKey
@@ -35,10 +35,10 @@ LIMIT_INTERVAL = 200  # frames between two resets of the limiter of answers
 class Fuzz:
     """The programs of one node, frames through them, and what became of the frames."""
 
-    def __init__(self, site: Site, pod: Loaded) -> None:
+    def __init__(self, site: Site) -> None:
         self.site = site
         self.maps = site.tc_uplink
-        self.programs = site.tc_uplink.programs | site.xdp_uplink.programs | pod.programs
+        self.programs = site.tc_uplink.programs | site.xdp_uplink.programs | site.tc_pod.programs
         self.ifindex = site.net.ifindex("node", "eth0")
         self.seen: Counter[str] = Counter()
 
@@ -123,11 +123,11 @@ class Fuzz:
 
 @pytest.fixture(scope="module")
 def fuzz() -> Iterator[Fuzz]:
-    with Site(xdp=True) as site, Loaded(OBJECTS / "tc_pod.o", site.tc_uplink.maps, SIZES) as pod:
+    with Site(xdp=True) as site:
         neighbour = "lladdr 02:00:00:00:00:09 dev eth0 nud permanent"
         for address in ("192.0.2.1", "2001:db8:a::1"):
             site.net.ip("node", f"neigh replace {address} {neighbour}")
-        made = Fuzz(site, pod)
+        made = Fuzz(site)
         made.check_all(from_pod(), ["tc_pod_ingress"])  # before an uplink would take them for its own
         yield made
 
