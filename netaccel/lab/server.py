@@ -8,6 +8,7 @@
     curl http://POD:8080/          pod, node, client and local address, one line
     curl http://POD:8080/json      the same as JSON
     curl 'http://POD:8080/bytes?n=1000000&rate=500000'   n bytes, the same each time; at most rate a second
+    curl --data-binary @FILE http://POD:8080/upload      length and SHA-256 of what arrived
     curl http://POD:8080/healthz   200, or 503 after /unready (and again 200 after /ready)
 
 HTTP/1.1 with keep-alive; UDP answers each datagram with the same JSON and the datagram itself as
@@ -57,9 +58,11 @@ def plain(address: str) -> str:
 
 
 class Request(NamedTuple):
-    """What a client asks for ("": nothing that is HTTP), and whether it is its last."""
+    """What a client asks for ("": nothing that is HTTP), how long its body is, whether it is its last."""
 
     target: str
+    length: int
+    waits: bool
     last: bool
 
 
@@ -94,7 +97,8 @@ class Server:
                 self.busy += 1
                 self.idle.clear()
                 try:
-                    await self._answer(request.target, writer)
+                    body = await _body(request, reader, writer)
+                    await self._answer(request.target, body, writer)
                 finally:
                     self.busy -= 1
                     if not self.busy:
@@ -103,7 +107,7 @@ class Server:
                     break
         writer.close()
 
-    async def _answer(self, target: str, writer: asyncio.StreamWriter) -> None:
+    async def _answer(self, target: str, received: str, writer: asyncio.StreamWriter) -> None:
         url = urlsplit(target)
         facts = self.facts(writer.get_extra_info("peername"), writer.get_extra_info("sockname"))
         if url.path == "/bytes":
@@ -115,6 +119,8 @@ class Server:
         status, kind, body = "200 OK", "text/plain", "ok\n"
         if url.path == "/healthz" and not self.ready:
             status, body = "503 Service Unavailable", "not ready\n"
+        elif url.path == "/upload":
+            body = received
         elif url.path == "/json":
             kind, body = "application/json", json.dumps(facts) + "\n"
         elif url.path == "/":
@@ -141,8 +147,27 @@ class Server:
 async def _request(reader: asyncio.StreamReader) -> Request:
     """Read a request's head."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-    parts = head.split("\r\n", 1)[0].split(" ")
-    return Request(parts[1] if len(parts) == 3 else "", "\r\nconnection: close\r\n" in head.lower())
+    first, *rest = head.split("\r\n")
+    fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in rest)}
+    parts = first.split(" ")
+    return Request(
+        target=parts[1] if len(parts) == 3 else "",
+        length=int(fields.get("content-length", "0")),
+        waits=fields.get("expect", "").lower() == "100-continue",
+        last=fields.get("connection", "").lower() == "close",
+    )
+
+
+async def _body(request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> str:
+    """Read a request's body and return its length and SHA-256, one line."""
+    if request.waits:
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    left, found = request.length, hashlib.sha256()
+    while left:
+        block = await reader.readexactly(min(left, _CHUNK))
+        found.update(block)
+        left -= len(block)
+    return f"{request.length} {found.hexdigest()}\n"
 
 
 def _head(writer: asyncio.StreamWriter, status: str, kind: str, length: int) -> None:

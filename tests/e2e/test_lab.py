@@ -10,7 +10,7 @@ import socket
 from pathlib import Path
 
 import pytest
-from world import BOTH, World, pod, service, unique_name, url
+from labworld import BOTH, World, pod, service, unique_name, url
 
 from netaccel.errors import LabError
 from netaccel.lab import cgroups, lifecycle, topology
@@ -19,7 +19,7 @@ from netaccel.lab.plan import paths
 from netaccel.lab.server import digest
 from netaccel.lab.state import State
 
-pytestmark = [pytest.mark.root, pytest.mark.xdist_group("lab")]
+pytestmark = pytest.mark.root
 OPTIONS = {"agents": False, "nodes": 2}
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from netaccel.lab import lifecycle
+from netaccel.lab.figures import total
 from netaccel.lab.handle import Lab, wait_for
 from netaccel.lab.plan import paths
 from netaccel.lab.raw import Object
@@ -173,9 +174,47 @@ class World:
         assert item
         return str(item["addresses"][BOTH.index(family)])
 
+    def curl_status(self, target: str, address: str, timeout: float = 2.0) -> int:
+        """Exit status of curl: 0, CURL_REFUSED, CURL_TIMEOUT, …"""
+        done = self.lab.run(target, "curl", "-s", "-o", "/dev/null", "-m", f"{timeout:g}", address)
+        return done.returncode
+
+    def python(self, target: str, code: str, *arguments: object, timeout: float = 30.0) -> Any:
+        """Run Python in a target (and in its cgroup); what it prints is JSON."""
+        prelude = "import errno, json, socket, sys, time\n"
+        command = ("python3", "-c", prelude + code, *map(str, arguments))
+        done = self.lab.run(target, *command, timeout=timeout)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def refused(self, node: str) -> dict[str, str]:
+        """Objects that a node's agent refuses, with the reason."""
+        return {r["object"]: r["reason"] for r in self.lab.api(node, "/status")["refused"]}
+
+    def drops(self, node: str, reason: str) -> float:
+        """Packets and calls of a node that were not carried for this reason."""
+        return total(self.lab.metrics(node), "netaccel_dropped_packets_total", reason=reason)
+
+    def in_force(self, name: str, count: int) -> None:
+        """Wait until every node's maps hold ``count`` active backends for each port of a Service."""
+
+        def settled() -> bool:
+            return all(
+                {sum(b["state"] == "active" for b in port["backends"]) for port in self.ports(node, name)}
+                == {count}
+                for node in (item.name for item in self.lab.plan.nodes)
+            )
+
+        wait_for(settled, f"{count} backends of {name} in force", 20)
+
+    def ports(self, node: str, name: str) -> list[Any]:
+        """Ports of a Service as a node's maps hold them."""
+        found: list[Any] = self.lab.api(node, f"/api/v1/services/default/{name}").get("ports", [])
+        return found
+
     def spread(self, target: str, url: str, count: int = 30) -> Counter[str]:
         """Which pods answer ``count`` new connections; one curl, one connection each."""
-        config = "".join(f'url = "{url}/json"\nno-keepalive\nfresh-connect\n' for _ in range(count))
+        config = "".join(f'url = "{url}/json"\n' for _ in range(count))
         done = self.lab.run(
             target, "curl", "-sS", "-m", "5", "-H", "Connection: close", "-K", "-", stdin=config, timeout=60
         )
@@ -186,3 +225,6 @@ class World:
 def url(address: str, port: int = 80) -> str:
     host = f"[{address}]" if ":" in address else address
     return f"http://{host}:{port}"
+
+
+CURL_REFUSED, CURL_TIMEOUT = 7, 28
