@@ -15,11 +15,12 @@ from types import TracebackType
 from typing import Self
 
 from netaccel.config import Settings
-from netaccel.datapath import loader, netlink, ports
+from netaccel.datapath import loader, ports
 from netaccel.datapath.abi import Abi
 from netaccel.datapath.attach import Attacher
 from netaccel.datapath.bpfobject import OBJECTS, BpfObject, Program
 from netaccel.datapath.clock import Clock, jiffies_per_second
+from netaccel.datapath.cookie import namespace_cookie
 from netaccel.datapath.hooks import Hooks
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.loader import Loaded
@@ -32,7 +33,8 @@ log = logging.getLogger(__name__)
 _XDP = "xdp_uplink"
 _SOCKETS = "sock_cgroup"
 _OBJECTS = (_SOCKETS, _XDP, "tc_uplink", "tc_pod")
-_SET_RETVAL = (5, 18)  # bpf_set_retval; before it a refusal is EPERM
+SET_RETVAL = (5, 18)
+"""First kernel with bpf_set_retval; before it a refusal is EPERM."""
 
 
 def kernel_version() -> tuple[int, int]:
@@ -41,12 +43,12 @@ def kernel_version() -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def constants(settings: Settings, hz: int) -> dict[str, int]:
-    """Fields of struct settings (abi.h) as the settings want them."""
+def constants(settings: Settings, hz: int, cookie: int) -> dict[str, int]:
+    """Fields of struct settings (abi.h) as the settings want them; ``cookie``: of the node's namespace."""
     snat, times = settings.snat_ports, settings.timeouts
     per_tick = -(-settings.new_flows_per_second // hz)
     return {
-        "node_cookie": netlink.netns_cookie(),
+        "node_cookie": cookie,
         "hz": hz,
         "syn_timeout": times.syn,
         "established_timeout": times.established,
@@ -56,7 +58,7 @@ def constants(settings: Settings, hz: int) -> dict[str, int]:
         "new_flows_per_tick": per_tick,
         "snat_first": snat.first,
         "snat_count": snat.last - snat.first + 1,
-        "has_retval": int(kernel_version() >= _SET_RETVAL),
+        "has_retval": int(kernel_version() >= SET_RETVAL),
     }
 
 
@@ -159,7 +161,8 @@ def _load(
     """Load the objects; without XDP's where the kernel refuses it, since tc can serve alone."""
     objects = [name for name in _OBJECTS if settings.xdp != "off" or name != _XDP]
     sizes = map_sizes(settings.map_sizes, _map_names(objects)) if settings.map_sizes else {}
-    values = constants(settings, jiffies_per_second())
+    cookie = namespace_cookie(find_cgroup(settings.cgroup))
+    values = constants(settings, jiffies_per_second(), cookie)
     try:
         return loader.load(instance, objects, constants=values, sizes=sizes, loaded_first=first), []
     except VerifierError as error:
