@@ -19,6 +19,7 @@ from wires import Net
 
 from netaccel.datapath import libbpf
 from netaccel.datapath.bpfobject import BpfObject
+from netaccel.datapath.plane import kernel_version
 
 NODE_MAC, ROUTER_MAC = "02:00:00:00:00:10", "02:00:00:00:00:01"
 OBJECTS = ROOT / "netaccel/objects"
@@ -143,8 +144,11 @@ class Machine(Loaded):
             libbpf.map_update(self.maps[name], codec.key.pack(key), bytes(codec.value.size))
 
     def through(self, program: str, frame: bytes) -> tuple[int, bytes]:
-        """Verdict and frame; the device is the uplink."""
-        if program.startswith("xdp"):
+        """Verdict and frame; the device is the uplink (for XDP on kernels before 5.15 the loopback)."""
+        context: bytes | None
+        if program.startswith("xdp") and kernel_version() < (5, 15):
+            context = None
+        elif program.startswith("xdp"):
             context = struct.pack("=6I", 0, len(frame), 0, self.ifindex, 0, 0)  # struct xdp_md
         else:
             context = struct.pack("=40xI148x", self.ifindex)  # struct __sk_buff

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from netaccel.datapath import libbpf
-from netaccel.datapath.netlink import netns_cookie
+from netaccel.datapath.cookie import namespace_cookie
+from netaccel.datapath.mounts import find_cgroup
 
 TIMEOUT = 10
 """Seconds after which a socket gives up, so that a failed test ends."""
@@ -33,6 +34,10 @@ def open_socket(family: int, kind: int, proto: int = 0) -> int:
     made.settimeout(TIMEOUT)
     sockets[made.fileno()] = made
     return made.fileno()
+
+
+def netns_cookie() -> int:
+    return namespace_cookie(find_cgroup(None))
 
 
 def call(number: int, method: str, *arguments: Any) -> Any:

@@ -24,6 +24,7 @@ from netaccel.datapath.bpfobject import BpfObject
 from netaccel.datapath.maps import KernelMaps
 from netaccel.datapath.mounts import find_cgroup
 from netaccel.datapath.netlink import create_namespace, delete_namespace, inside_namespace, set_sysctl
+from netaccel.datapath.plane import SET_RETVAL, kernel_version
 from netaccel.model.address import UNSPECIFIED4, UNSPECIFIED6, is_ipv4, parse_address
 from netaccel.records import Backend, Frontend, FrontendKey
 
@@ -134,7 +135,8 @@ class World:
         libbpf.mount("bpf", str(self.pins), "bpf")
         guard.callback(libbpf.unmount, str(self.pins))
         obj = guard.enter_context(BpfObject.named("sock_cgroup"))
-        obj.set_constant("settings", {"node_cookie": self.node.cookie} | self._settings)
+        known = {"node_cookie": self.node.cookie, "has_retval": int(kernel_version() >= SET_RETVAL)}
+        obj.set_constant("settings", known | self._settings)
         for name, size in SIZES.items():
             obj.resize(name, size)
         obj.load()

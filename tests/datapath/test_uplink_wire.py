@@ -18,7 +18,7 @@ from contextlib import ExitStack
 import pytest
 from balance import Balance
 from programs import ROOT, Loaded
-from wires import TCX_EGRESS, TCX_INGRESS, Net
+from wires import TCX_EGRESS, TCX_INGRESS, Net, attach_tc
 
 from netaccel.datapath import libbpf
 
@@ -136,8 +136,11 @@ def node(request: pytest.FixtureRequest, net: Net) -> Iterator[tuple[str, Node1]
         loaded = Node1(stack)
 
         def attach(name: str, device: str, hook: int, fd: int) -> None:
-            link = net.inside(name, lambda: libbpf.link_create(fd, socket.if_nametoindex(device), hook))
-            stack.callback(os.close, link)
+            if hook == XDP:
+                link = net.inside(name, lambda: libbpf.link_create(fd, socket.if_nametoindex(device), hook))
+                stack.callback(os.close, link)
+            else:
+                stack.callback(net.inside, name, net.inside(name, lambda: attach_tc(device, hook, fd)))
 
         if request.param == "xdp":
             attach("router", "node1", XDP, loaded.passing.programs["xdp_pass"])

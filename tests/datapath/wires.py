@@ -9,9 +9,11 @@ import subprocess
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import TypeVar
 
 from netaccel.datapath import libbpf
+from netaccel.datapath.attach import has_tcx
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
@@ -24,6 +26,17 @@ def run(*command: str, check: bool = True) -> str:
     if check and done.returncode:
         raise AssertionError(f"{' '.join(command)}: {done.stderr.strip()}")
     return done.stdout
+
+
+def attach_tc(device: str, hook: int, program_fd: int) -> Callable[[], None]:
+    """By tcx, or by a clsact filter where the kernel has none. What takes it off, in this namespace too."""
+    ifindex = socket.if_nametoindex(device)
+    if has_tcx():
+        return partial(os.close, libbpf.link_create(program_fd, ifindex, hook))
+    point = libbpf.TC_INGRESS if hook == TCX_INGRESS else libbpf.TC_EGRESS
+    libbpf.tc_hook_create(ifindex)
+    libbpf.tc_attach(ifindex, point, program_fd, 1, 1)
+    return partial(libbpf.tc_detach, ifindex, point, 1, 1)
 
 
 class Net:
@@ -114,12 +127,9 @@ class Net:
         return self.inside(name, lambda: socket.if_nametoindex(device))
 
     def attach(self, name: str, device: str, hook: int, program_fd: int) -> None:
-        """Attach a TC program by tcx until the net is taken down."""
-
-        def link() -> int:
-            return libbpf.link_create(program_fd, socket.if_nametoindex(device), hook)
-
-        self._stack.callback(os.close, self.inside(name, link))
+        """Attach a TC program until the net is taken down."""
+        detach = self.inside(name, lambda: attach_tc(device, hook, program_fd))
+        self._stack.callback(self.inside, name, detach)
 
     def snmp(self, name: str, counter: str) -> int:
         """A counter of ``nstat``, such as ``TcpInCsumErrors``."""
