@@ -48,7 +48,8 @@ backend_affine(const struct frontend *fe, const struct affinity_key *key, int lo
 	__u32 now = jiffies_now();
 	struct backend *be;
 
-	if (!seen || now - seen->seen > fe->affinity_timeout * settings.hz)
+	/* Signed, as another CPU's clock may be a jiffy ahead. */
+	if (!seen || (__s32)(now - seen->seen) > (__s32)(fe->affinity_timeout * settings.hz))
 		return NULL;
 	be = backend_find(seen->backend, seen->generation);
 	if (!be || be->state != BACKEND_ACTIVE || be->service != fe->service)

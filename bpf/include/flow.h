@@ -177,7 +177,8 @@ static __always_inline __u32 flow_timeout(__u8 state, __u8 proto)
 
 static __always_inline int flow_expired(const struct flow *f, __u8 proto, __u32 now)
 {
-	return now - f->seen > flow_timeout(f->state, proto);
+	/* Signed: another CPU may have seen a packet a jiffy later than this one read its clock. */
+	return (__s32)(now - f->seen) > (__s32)flow_timeout(f->state, proto);
 }
 
 /* The state of a flow whose first packet this is. A flow that was forgotten starts in the middle. */
