@@ -23,11 +23,11 @@
       - flood: {run: xdp_uplink, send: ..., drops: FLOW_LIMIT}   # source port n, until one is dropped
 
 Packets are scapy's, with checksums that scapy computed; ``ip(src, dst, hops=64, ...)`` is IPv4 or IPv6,
-``first(p)`` and ``later(p)`` are the fragments of a UDP packet, ``broken(p)`` has a checksum that is off by one.
-``swapped: true``: the Ethernet addresses have changed places.
-Without ``out`` a packet that goes on must be untouched. ``port``, and any other name that has no meaning yet,
-takes the source port of what came out, which must be of the SNAT range. ``answer: reset``, or one of
-ANSWERS, stands for ``out`` where the client is answered.
+``first(p)`` and ``later(p)`` are the fragments of a UDP packet, ``broken(p)`` has a checksum that is off by
+one, ``Raw(even(p))`` makes the sum of UDP packet p zero. ``swapped: true``: the Ethernet addresses have
+changed places. Without ``out`` a packet that goes on must be untouched. ``port``, and any other name that
+has no meaning yet, takes the source port of what came out, which must be of the SNAT range. ``answer:
+reset``, or one of ANSWERS, stands for ``out`` where the client is answered.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ class Run:
         self.v6 = v6
         self.names: dict[str, Any] = {name: pair[v6] for name, pair in ADDRESSES.items()}
         self.names |= SCAPY | {"ip": self.ip, "first": self.first, "later": self.later, "broken": self.broken}
+        self.names["even"] = self.even
         self.balance = machine.describe(case.get("maps", {}), v6)
 
     def ip(self, src: str, dst: str, hops: int = 64, **fields: Any) -> Packet:
@@ -135,8 +136,13 @@ class Run:
         packet[inet.UDP].chksum = whole[inet.UDP].chksum - 1
         return packet
 
+    def even(self, packet: Packet) -> bytes:
+        """Two bytes after which the checksum is 0, sent as 0xFFFF (RFC 768)."""
+        check = type(packet)(bytes(packet / Raw(b"\0\0")))[inet.UDP].chksum
+        return bytes([check >> 8, check & 0xFF])
+
     def frame(self, text: str) -> bytes:
-        packet = eval(text, dict(self.names))  # noqa: S307  # our own tables
+        packet = eval(text, dict(self.names))  # our own tables
         if isinstance(packet, bytes):
             return packet
         if not isinstance(packet, l2.Ether):
