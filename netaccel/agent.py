@@ -24,7 +24,7 @@ from netaccel import __version__
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
 from netaccel.compile.services import NodeFacts
 from netaccel.config import HostPort, Settings
-from netaccel.datapath import netlink
+from netaccel.datapath import libbpf, netlink
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.node import NodeView
 from netaccel.datapath.plane import Plane
@@ -177,6 +177,7 @@ class Agent:
         await self._reconciler.ready.wait()
         log.info("ready after %.0f ms", 1000 * (time.monotonic() - self._started))
         self._features = await asyncio.to_thread(probe, self.settings.bpffs, self.plane.hooks.cgroup)
+        libbpf.give_back_memory()  # probing and the first state took some tens of megabytes
 
     async def _reap(self) -> None:
         """Destroy sockets of removed backends. DatapathError: the reconciler tries again."""

@@ -71,13 +71,18 @@ class _Table:
     def count(self) -> int:
         if not self.kernel.is_array:
             return sum(entries.total for entries in self.kernel.read())
-        if self.kernel.is_per_cpu or not isinstance(self.value, IntCodec):
-            return sum(1 for _ in self.dump())
-        used = 0
-        for entries in self.kernel.read():
-            if entries.values != bytes(len(entries.values)):
-                used += entries.total - self.value.unpack_many(entries.values).count(0)
-        return used
+        return sum(self._used(entries.values) for entries in self.kernel.read())
+
+    def _used(self, values: bytes) -> int:
+        """How many of an array's values are not all zero."""
+        if values == bytes(len(values)):
+            return 0
+        if isinstance(self.value, IntCodec) and not self.kernel.is_per_cpu:
+            numbers = self.value.unpack_many(values)
+            return len(numbers) - numbers.count(0)
+        size = self.kernel.value_size
+        zero = bytes(size)
+        return sum(values[at : at + size] != zero for at in range(0, len(values), size))
 
     def write(self, entries: Sequence[tuple[Any, Any]]) -> None:
         keys = self.key.pack_many([key for key, _ in entries])

@@ -29,7 +29,7 @@ from netaccel.datapath.libbpf.filters import (
     tc_hook_destroy,
     tc_query,
 )
-from netaccel.datapath.libbpf.libc import mount, setns, unmount, unshare
+from netaccel.datapath.libbpf.libc import give_back_memory, mount, setns, unmount, unshare
 from netaccel.datapath.libbpf.library import ENOTSUPP, Pointer, cpus, take_messages, version
 from netaccel.datapath.libbpf.links import (
     Run,
@@ -86,6 +86,7 @@ __all__ = [
     "btf_by_id",
     "cpus",
     "fd_by_id",
+    "give_back_memory",
     "ids",
     "info",
     "iter_create",

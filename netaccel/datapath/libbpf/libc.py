@@ -38,3 +38,10 @@ def setns(fd: int, kind: int) -> None:
 def unshare(kind: int) -> None:
     """Give this thread new namespaces (CLONE_NEW*)."""
     _libc_call("unshare", kind)
+
+
+def give_back_memory() -> None:
+    """Hand freed memory back to the system; glibc keeps what several threads freed. Others: nothing."""
+    trim = getattr(_libc(), "malloc_trim", None)
+    if trim:
+        trim(0)
