@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -42,7 +43,7 @@ while going:
     begin = time.monotonic()
     try:
         with socket.create_connection((host, port), timeout=5) as s:
-            s.sendall(b"GET /json HTTP/1.0\\r\\nHost: soak\\r\\n\\r\\n")
+            s.sendall(b"GET /json HTTP/1.1\\r\\nHost: soak\\r\\nConnection: close\\r\\n\\r\\n")
             answer = b""
             while piece := s.recv(65536):
                 answer += piece
@@ -75,9 +76,8 @@ def main(rounds: int) -> int:
                 return 1
             found = json.loads(out)
             bad += len(found["failed"])
-            print(
-                f"{who} → {':'.join(targets[who])}: {found['done']:,} requests, failed: {len(found['failed'])}"
-            )
+            where = ":".join(targets[who])
+            print(f"{who} → {where}: {found['done']:,} requests, failed: {len(found['failed'])}")
             for failure in found["failed"][:10]:
                 print(f"  {failure}")
     print(f"{kills:,} kills of the agent; requests that failed: {bad}")
@@ -116,7 +116,7 @@ def kill_again_and_again(lab: Lab, rounds: int) -> int:
     """SIGKILL to node-1's agent; its successor comes by the lab's controller."""
     last, begin = 0, time.monotonic()
     for number in range(rounds):
-        pid = wait_for(lambda: fresh(lab, last), "the agent's successor", PATIENCE)
+        pid = wait_for(partial(fresh, lab, last), "the agent's successor", PATIENCE)
         time.sleep(random.uniform(0, 1.5))
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
