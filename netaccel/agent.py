@@ -166,7 +166,8 @@ class Agent:
                 self._refresh_node()
 
     async def _retry(self) -> None:
-        if await asyncio.to_thread(self.plane.follow):
+        """Try hooks again that could not be taken: whoever held one may have let go."""
+        if self.plane.hooks.failed() and await asyncio.to_thread(self.plane.follow):
             self._refresh_node()
 
     async def _sweep(self) -> None:

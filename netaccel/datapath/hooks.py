@@ -64,6 +64,10 @@ class Hooks:
         order = {"cgroup": 0, "xdp": 1}
         return sorted(self._found.values(), key=lambda s: (order.get(s.hook, 2), s.where, s.hook, s.program))
 
+    def failed(self) -> list[HookStatus]:
+        """Hooks that could not be taken."""
+        return [found for found in self.status() if found.mode == "failed"]
+
     def attached(self) -> dict[tuple[str, str], int]:
         """Programs by hook and mode."""
         counts: dict[tuple[str, str], int] = {}

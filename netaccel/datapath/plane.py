@@ -125,8 +125,7 @@ class Plane:
 
     def warnings(self) -> list[str]:
         """What is served less well than asked, now."""
-        failed = (hook.note for hook in self.hooks.status() if hook.mode == "failed")
-        return [*self._warnings, *self.view.warnings, *failed]
+        return [*self._warnings, *self.view.warnings, *(hook.note for hook in self.hooks.failed())]
 
     def close(self) -> None:
         """Close descriptors."""
