@@ -84,13 +84,13 @@ class Lab:
         found = self.target(target)
         return process.run(found.place, command, timeout=timeout, stdin=stdin, extra=found.environment)
 
-    def popen(self, target: str, *command: str) -> subprocess.Popen[str]:
-        """Start a command in a target."""
+    def popen(self, target: str, *command: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[str]:
+        """Start a command in a target; what it prints comes by pipes."""
         found = self.target(target)
         found.place.cgroup.mkdir(parents=True, exist_ok=True)
         return subprocess.Popen(
             found.place.command(command),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
