@@ -167,7 +167,9 @@ class Agent:
 
     async def _retry(self) -> None:
         """Try hooks again that could not be taken: whoever held one may have let go."""
-        if self.plane.hooks.failed() and await asyncio.to_thread(self.plane.follow):
+        if not self.plane.hooks.failed():
+            return
+        if await asyncio.to_thread(self.plane.follow):
             self._refresh_node()
 
     async def _sweep(self) -> None:
