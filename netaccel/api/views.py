@@ -110,7 +110,7 @@ def read_tables(maps: Maps) -> Tables:
 def services(tables: Tables, labels: Labels) -> list[ServiceView]:
     """Every Service, by namespace and name; frontends whose names are missing are left to ``map dump``."""
     frontends: dict[int, list[FrontendView]] = defaultdict(list)
-    for key, frontend in sorted(tables.frontends.items()):
+    for key, frontend in sorted(tables.frontends.items(), key=lambda item: (item[1].kind, item[0])):
         view = _frontend(key, frontend, labels)
         if view["kind"] not in _HIDDEN:
             frontends[frontend.service].append(view)
