@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from netaccel.errors import CapacityError
 from netaccel.lab.plan import INGRESS_CIDR4, INGRESS_CIDR6, NODE_PORTS, SERVICE_CIDR4, SERVICE_CIDR6
 from netaccel.lab.raw import Name, Object, mapping, mappings, metadata, number, spec, string, strings
 
@@ -60,14 +61,17 @@ class Allocator:
 
     def __init__(self, given: dict[Name, Given]) -> None:
         self.given = given
+        self.problems: dict[Name, str] = {}
         self._addresses: set[str] = set()
         self._ports: set[int] = set()
 
     def fill(self, services: Mapping[Name, Object], new: Callable[[], Given]) -> dict[Name, Object]:
         """Return the Services filled in, in the same order. What gone Services had is free again.
 
-        ``new`` makes the beginning of a Service that wasn't there: its uid and time.
+        ``new`` makes the beginning of a Service that wasn't there: its uid and time. ``problems`` then
+        says who went without because there was nothing left.
         """
+        self.problems = {}
         for name in [name for name in self.given if name not in services]:
             del self.given[name]
         for name in services:
@@ -78,7 +82,13 @@ class Allocator:
         for given in self.given.values():
             self._addresses.update(given.cluster_ips.values(), given.ingress.values())
             self._ports.update(given.node_ports.values(), {given.health_check})
-        return {name: self._fill(name, service) for name, service in services.items()}
+        found = {}
+        for name, service in services.items():
+            try:
+                found[name] = self._fill(name, service)
+            except CapacityError as error:
+                self.problems[name] = str(error)
+        return found
 
     def _fill(self, name: Name, service: Object) -> Object:
         given = self.given[name]
@@ -138,15 +148,17 @@ class Allocator:
         filled["status"] = {**status, "loadBalancer": {"ingress": ingress}}
 
     def _free(self, cidr: str, first: int) -> str:
-        base = int(ipaddress.ip_network(cidr).network_address)
-        kind = ipaddress.IPv6Address if ":" in cidr else ipaddress.IPv4Address
-        while str(kind(base + first)) in self._addresses:
-            first += 1
-        self._addresses.add(found := str(kind(base + first)))
-        return found
+        network = ipaddress.ip_network(cidr)
+        for index in range(first, network.num_addresses - 1):
+            if (found := str(network[index])) not in self._addresses:
+                self._addresses.add(found)
+                return found
+        raise CapacityError(f"no address of {cidr} is left: name one, or remove Services")
 
     def _free_port(self) -> int:
-        found = next(port for port in _candidates() if port not in self._ports)
+        found = next((port for port in _candidates() if port not in self._ports), 0)
+        if not found:
+            raise CapacityError("no node port is left: remove Services")
         self._ports.add(found)
         return found
 

@@ -15,6 +15,7 @@ from netaccel.lab import lifecycle
 from netaccel.lab.handle import Lab
 from netaccel.lab.plan import paths
 from netaccel.lab.process import become
+from netaccel.lab.shell import require_root_and_tools
 from netaccel.lab.state import State
 
 DEFAULT_NAME = "lab"
@@ -114,6 +115,7 @@ def down(name: str) -> None:
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def exec_(name: str, target: str, command: tuple[str, ...]) -> None:
     """Run a command (or a shell) in a node, a pod, the client, the router or the switch."""
+    require_root_and_tools()
     found = Lab(name).target(target)
     become(found.place, command or (os.environ.get("SHELL", "/bin/sh"),), found.environment)
 

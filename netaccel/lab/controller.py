@@ -89,6 +89,7 @@ class Controller:
         written = {name.name: item for name, item in of_kind("Node", objects).items()}
         self._keep_pods(tasks, self._valid("Pod", objects))
         services = self.allocator.fill(self._valid("Service", objects), self._new)
+        self.problems.update({f"Service {name}": text for name, text in self.allocator.problems.items()})
         write_allocations(self.paths, self.allocator.given)
         views = [
             replace(pod.view(), zone=cluster.zone_of(pod.node, written))
@@ -135,8 +136,11 @@ class Controller:
                 pod.manifest = manifest
         for name, manifest in wanted.items():
             if name not in self.pods and (node := self._place(name, manifest)):
-                self.pods[name] = pod = self._make_pod(name, manifest, node)
-                tasks.create_task(self._live(pod))
+                if addresses := self._free_addresses(node):
+                    self.pods[name] = pod = self._make_pod(name, manifest, node, addresses)
+                    tasks.create_task(self._live(pod))
+                else:
+                    self.problems[f"Pod {name}"] = f"not run: no address of {node.name} is left"
 
     def _place(self, name: Name, manifest: Object) -> NodePlan | None:
         """Return the pod's node, or None and the problem noted."""
@@ -145,10 +149,9 @@ class Controller:
             self.problems[f"Pod {name}"] = "not run: the lab has no such node"
         return node
 
-    def _make_pod(self, name: Name, manifest: Object, node: NodePlan) -> Pod:
+    def _make_pod(self, name: Name, manifest: Object, node: NodePlan, addresses: tuple[str, str]) -> Pod:
         new = self._new()
         log = self.paths.logs / f"pod-{pod_label(*name)}.log"
-        addresses = node.pod_addresses(self._free_index(node))
         return Pod(self.plan, node, name, manifest, new.uid, new.created, log, addresses, self.changed.set)
 
     async def _live(self, pod: Pod) -> None:
@@ -159,14 +162,15 @@ class Controller:
             del self.pods[pod.name]
             self.changed.set()
 
-    def _free_index(self, node: NodePlan) -> int:
-        """Return the next index that no pod of the node has: an address rests before it is used again."""
+    def _free_addresses(self, node: NodePlan) -> tuple[str, str] | None:
+        """Return the next addresses that no pod has: an address rests before it is used again."""
         taken = {pod.own_addresses for pod in self.pods.values()}
-        for _ in range(253):
+        for _ in range(254):
             index = self._indices[node.name] = self._indices[node.name] % 254 + 1
-            if index >= 2 and node.pod_addresses(index) not in taken:
-                return index
-        raise LabError(f"{node.name}: no free pod address")
+            addresses = node.pod_addresses(index)
+            if index >= 2 and addresses not in taken:
+                return addresses
+        return None
 
     def _new(self) -> Given:
         return Given(str(uuid.uuid4()), now())

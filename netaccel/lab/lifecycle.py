@@ -46,6 +46,9 @@ def up(
             _remove(where, state.name)
         try:
             _build(where, state, prepare)
+        except OSError as error:
+            _remove(where, state.name)
+            raise LabError(f"lab {state.name}: {error}") from error
         except BaseException:
             _remove(where, state.name)
             raise

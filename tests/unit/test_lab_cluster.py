@@ -95,6 +95,14 @@ class TestAllocation:
         (filled,) = fill(service(**spec))
         assert filled["spec"].get("clusterIPs") is None
 
+    def test_who_goes_without_is_told_and_the_others_are_served(self) -> None:
+        many = {Name("default", f"s{i:03}"): service(type="LoadBalancer") for i in range(160)}
+        allocator = Allocator({})
+        filled = allocator.fill(many, lambda: Given("uid", "2026-01-01T00:00:00Z"))
+        assert len(filled) == 155
+        assert set(allocator.problems) == {Name("default", f"s{i:03}") for i in range(155, 160)}
+        assert "203.0.113.0/24" in allocator.problems[Name("default", "s159")]
+
 
 class TestEndpoints:
     def test_a_named_port_is_resolved_for_each_pod(self) -> None:
