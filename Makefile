@@ -25,6 +25,10 @@ bench: bench-setup bpf
 soak: dev-setup bpf
 	$(BIN)/python -m bench.soak
 
+## make test-kernels    older kernels in QEMU: do they take the programs, do the tests pass (half an hour; docs/kernels.md)
+test-kernels: dev-setup bpf
+	$(BIN)/python -m tests.kernels $(ARGS)
+
 ## make lint            ruff, mypy, import layers, clang-format
 lint: dev-setup bpf
 	$(BIN)/ruff check .
@@ -55,4 +59,4 @@ clean:
 run-setup dev-setup bench-setup: %-setup:
 	@scripts/setup $*
 
-.PHONY: help demo test bench soak lint format bpf wheel clean run-setup dev-setup bench-setup
+.PHONY: help demo test test-kernels bench soak lint format bpf wheel clean run-setup dev-setup bench-setup
