@@ -124,8 +124,7 @@ def _tables(
     for offset, length in sorted({r for frontend in frontends for r in _ranges(frontend)}):
         held = slots[offset : offset + length]
         places: tuple[Place, ...] = tuple(sorted({place_of[n] for n in set(held) if n in place_of}))
-        numbers = array("I", [backends[place][0] for place in places])
-        expected = array("I", map(numbers.__getitem__, maglev_table(places)))
+        expected = array("I", maglev_table(places, [backends[place][0] for place in places]))
         tables.append(Table(places if expected == held else (), offset, held))
     return tuple(tables)
 

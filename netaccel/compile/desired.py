@@ -186,7 +186,7 @@ def _tables(
 
 def _slots(places: Sequence[Place], backends: dict[Place, tuple[int, Backend]]) -> array[int]:
     numbers = [backends[where][0] for where in places]
-    return array("I", map(numbers.__getitem__, maglev_table(places)))
+    return array("I", maglev_table(places, numbers))
 
 
 def _patched(

@@ -15,10 +15,38 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 from netaccel.compile.desired import ALLOWED, Placed
 from netaccel.records import Backend, Frontend, FrontendKey, Service, SourceRange, SourceRangeKey
+
+
+class Columns(Sequence[tuple[int, int]]):
+    """Entries of a map whose keys and values are __u32, as two arrays: a million need no million tuples."""
+
+    def __init__(self) -> None:
+        self.keys = array("I")
+        self.values = array("I")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, at: int) -> tuple[int, int]: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> list[tuple[int, int]]: ...
+
+    def __getitem__(self, at: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
+        """One entry, or some."""
+        if isinstance(at, slice):
+            return list(zip(self.keys[at], self.values[at], strict=True))
+        return self.keys[at], self.values[at]
+
+    def add(self, first: int, values: array[int]) -> None:
+        """Values of consecutive keys."""
+        self.keys.extend(range(first, first + len(values)))
+        self.values.extend(values)
 
 
 class Write(NamedTuple):
@@ -70,7 +98,7 @@ def steps(old: Image, new: Image, free_state: int) -> Iterator[Step]:
         yield Delete("service_counters", fresh)
     yield from _write("backends", old.backends, new.backends)
     yield from _write("services", old.services, new.services)
-    slots = list(_slots(old.slots, new.slots))
+    slots = _slots(old.slots, new.slots)
     if slots:
         yield Write("maglev", slots)
     yield from _write("source_ranges", old.source_ranges, new.source_ranges)
@@ -106,11 +134,14 @@ def _delete(name: str, old: Mapping[Any, Any], new: Mapping[Any, Any]) -> Iterat
         yield Delete(name, keys)
 
 
-def _slots(old: Mapping[int, array[int]], new: Mapping[int, array[int]]) -> Iterator[tuple[int, int]]:
+def _slots(old: Mapping[int, array[int]], new: Mapping[int, array[int]]) -> Columns:
+    entries = Columns()
     for offset, table in new.items():
         before = old.get(offset)
         if before is None or len(before) != len(table):
-            yield from zip(range(offset, offset + len(table)), table, strict=True)
+            entries.add(offset, table)
         elif before != table:
-            pairs = zip(before, table, strict=True)
-            yield from ((offset + i, now) for i, (was, now) in enumerate(pairs) if was != now)
+            for i, now in enumerate(table):
+                if before[i] != now:
+                    entries.add(offset + i, table[i : i + 1])
+    return entries

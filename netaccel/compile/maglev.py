@@ -44,12 +44,12 @@ def table_length(backends: int) -> int:
     return LENGTHS[min(index, len(LENGTHS) - 1)]
 
 
-def maglev_table(backends: Sequence[tuple[bytes, int]]) -> list[int]:
-    """The table: indexes into ``backends`` (address, port), which are sorted and differ from each other."""
+def maglev_table(backends: Sequence[tuple[bytes, int]], names: Sequence[int]) -> list[int]:
+    """The table. ``backends`` (address, port) are sorted and differ; ``names``: what slots hold for them."""
     count = len(backends)
     length = table_length(count)
     if length <= 1:
-        return [0] * length
+        return list(names)
     free = [True] * length
     is_free = free.__getitem__
     turns: list[Iterator[int]] = []
@@ -59,7 +59,7 @@ def maglev_table(backends: Sequence[tuple[bytes, int]]) -> list[int]:
         skip, start = mixed % (length - 1) + 1, mixed // (length - 1) % length
         turns.append(filter(is_free, _walk(length, skip, start)))
     table = [0] * length
-    owners = islice(cycle(range(count)), length)
+    owners = islice(cycle(names), length)
     for owner, slot in zip(owners, map(next, cycle(turns)), strict=False):  # turns have no end, owners have
         free[slot] = False
         table[slot] = owner

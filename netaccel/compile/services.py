@@ -61,7 +61,6 @@ class Scope(enum.Enum):
     LOCAL = 2
 
 
-_ACTIVE, _TERMINATING, _NOT_READY = State
 _RANK = {State.NOT_READY: 0, State.TERMINATING: 1, State.ACTIVE: 2}
 _GUARDS = (Kind.WILDCARD, Kind.RESERVED_PORT)
 
@@ -193,21 +192,28 @@ def _backends(slices: Sequence[EndpointSlice], port: ServicePort, node_name: str
     """Every endpoint of a port once; where two slices disagree, the better state."""
     found: dict[Place, Backend] = {}
     name, protocol = port.name, port.protocol
-    shared: dict[tuple[State, bool, str], Backend] = {}  # thousands of endpoints, a handful of values
+    here = node_name or None  # an endpoint without a node is on none
+    shared: dict[
+        tuple[bool, bool, bool, bool, str], Backend
+    ] = {}  # thousands of endpoints, a handful of values
     for one in slices:
         numbers = [p.port for p in one.ports if p.name == name and p.protocol == protocol and p.port]
         for number in numbers:
             for address, ready, serving, terminating, endpoint_node, zone, _ in one.endpoints:
-                state = _ACTIVE if ready else _TERMINATING if serving and terminating else _NOT_READY
-                local = endpoint_node == node_name and bool(node_name)
-                value = (state, local, zone)
-                backend = shared.get(value)
+                facts = (ready, serving, terminating, endpoint_node == here, zone)
+                backend = shared.get(facts)
                 if backend is None:
-                    backend = shared[value] = Backend(*value)
+                    backend = shared[facts] = _backend(*facts)
                 place = (address, number)
                 before = found.get(place)
                 found[place] = backend if before is None else _better(before, backend)
     return found
+
+
+def _backend(ready: bool, serving: bool, terminating: bool, local: bool, zone: str) -> Backend:
+    if ready:
+        return Backend(State.ACTIVE, local, zone)
+    return Backend(State.TERMINATING if serving and terminating else State.NOT_READY, local, zone)
 
 
 def _better(one: Backend, other: Backend) -> Backend:
@@ -217,11 +223,11 @@ def _better(one: Backend, other: Backend) -> Backend:
 
 def _usable(backends: dict[Place, Backend]) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
     """Those to choose from: in the cluster, on this node."""
-    active = sorted([place for place, backend in backends.items() if backend.state is _ACTIVE])
+    active = sorted([place for place, backend in backends.items() if backend.state is State.ACTIVE])
     local = [place for place in active if backends[place].local]
     if active and local:
         return tuple(active), tuple(local)
-    serving = sorted([place for place, backend in backends.items() if backend.state is _TERMINATING])
+    serving = sorted([place for place, backend in backends.items() if backend.state is State.TERMINATING])
     local = local or [place for place in serving if backends[place].local]
     return tuple(active or serving), tuple(local)
 

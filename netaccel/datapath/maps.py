@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from netaccel.compile.diff import Columns
 from netaccel.datapath.abi import V4_MAPPED, Abi, IntCodec, MapCodec
 from netaccel.datapath.bpfmap import KernelMap, MapType
 from netaccel.errors import DatapathError, MapFullError
@@ -85,6 +86,11 @@ class _Table:
         return sum(values[at : at + size] != zero for at in range(0, len(values), size))
 
     def write(self, entries: Sequence[tuple[Any, Any]]) -> None:
+        if isinstance(entries, Columns):
+            self.kernel.write(
+                self.key.pack_many(entries.keys), self.value.pack_many(entries.values), len(entries)
+            )
+            return
         keys = self.key.pack_many([key for key, _ in entries])
         if self.kernel.is_per_cpu:
             values = b"".join(self._pack_per_cpu(value) for _, value in entries)
@@ -212,12 +218,14 @@ class KernelMaps:
         self, name: str, items: Sequence[Any], key_of: Callable[[Any], Any]
     ) -> Iterator[tuple[_Table, Sequence[Any]]]:
         tables = self._of(name)
+        parts: tuple[Sequence[Any], ...]
         if len(tables) == 1:
-            parts: tuple[list[Any], ...] = (list(items),)
+            parts = (items,)
         else:
-            parts = ([], [])
+            halves: tuple[list[Any], list[Any]] = ([], [])
             for item in items:
-                parts[0 if _is_v4(key_of(item)) else 1].append(item)
+                halves[0 if _is_v4(key_of(item)) else 1].append(item)
+            parts = halves
         for table, part in zip(tables, parts, strict=True):
             if part:
                 yield table, part

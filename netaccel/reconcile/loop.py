@@ -9,7 +9,6 @@ so a storm of events costs as few passes as the maps can take. Passes that are s
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import random
 import time
@@ -162,7 +161,7 @@ class Reconciler:
     async def _pass(self) -> None:
         started = self._clock()
         heavy = self._engine.heavy
-        report = await _uncancelled(_without_gc, self._engine.run) if heavy else self._engine.run()
+        report = await _uncancelled(self._engine.run) if heavy else self._engine.run()
         now = self._clock()
         latency = None if self._oldest is None else max(0.0, now - self._oldest)
         self._oldest = None
@@ -210,25 +209,11 @@ def _delay(failures: int) -> float:
     return min(FIRST_RETRY * 2.0**failures, LAST_RETRY) * random.uniform(0.5, 1.5)
 
 
-async def _uncancelled(function: Callable[..., Report], *arguments: object) -> Report:
+async def _uncancelled(function: Callable[[], Report]) -> Report:
     """Run in a thread. A cancellation waits for its end: half a pass is none."""
-    work = asyncio.create_task(asyncio.to_thread(function, *arguments))
+    work = asyncio.create_task(asyncio.to_thread(function))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         await asyncio.wait((work,))
         raise
-
-
-def _without_gc(run: Callable[[], Report]) -> Report:
-    """Run without the garbage collector, which would visit a few million objects that live on.
-
-    What a large pass made is then left out of later collections too: they would cost 0.1 s and more each,
-    in the middle of somebody's event.
-    """
-    gc.disable()
-    try:
-        return run()
-    finally:
-        gc.freeze()
-        gc.enable()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """tests/cases/services/*.yaml: manifests in, readable contents of the maps out.
 
-A case has ``title``, ``why``, ``manifests``, ``expect`` (and ``node`` where it isn't the usual one), and steps
-under ``then`` (``apply``, ``delete``, ``node``, ``expect``). ``expect``:
+A case has ``title``, ``why``, ``manifests``, ``expect`` (``node`` where it isn't the usual one), and steps under
+``then`` (``apply``, ``delete``, ``node``, ``expect``). ``expect``:
 
 - ``frontends``: every line of the map (netaccel/compile/readable.py);
 - ``backends``, ``source_ranges``: likewise, compared where they are given;
@@ -92,7 +92,8 @@ def check(step: dict[str, Any], engine: Engine, maps: FakeMaps, constants: dict[
 
 def load(path: Path) -> dict[str, Any]:
     case = yaml.safe_load(path.read_text())
-    assert case["title"] and case["why"], "a case says what it shows, and by which rule"
+    assert case["title"], "a case says what it shows"
+    assert case["why"], "a case says by which rule"
     return case  # type: ignore[no-any-return]
 
 
