@@ -22,20 +22,21 @@ from netaccel.errors import DatapathError, VerifierError
 from tests.kernels.tell import TELL
 
 _LINES = 12
+_PATIENT = {"NETACCEL_TEST_PATIENCE": "150"}  # everything takes ten times as long
 
 
-def main(stages: str, chosen: str) -> None:
-    """Run the stages; ``chosen``: the tests of stage ``tests``."""
+def main(stages: str, *chosen: str) -> None:
+    """Run the stages; ``chosen``: arguments for pytest in stage ``tests``."""
     with Path("/dev/ttyS1").open("w", encoding="utf-8") as port:
         for name in stages.split():
             print(f"stage {name}", flush=True)
-            for result in _STAGES[name](chosen.split()):
+            for result in _STAGES[name](chosen):
                 port.write(json.dumps({"stage": name, **result}) + "\n")
                 port.flush()
         port.write(json.dumps({"stage": "end"}) + "\n")
 
 
-def objects(_chosen: list[str]) -> Iterator[dict[str, Any]]:
+def objects(_chosen: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """Every object as the agent would load it; of one that is refused, its programs one by one."""
     cookie = namespace_cookie(find_cgroup(None))
     values = constants(Settings(nodeName="kernels"), jiffies_per_second(), cookie)
@@ -68,7 +69,7 @@ def _refusal(path: Path, values: dict[str, int], program: str | None = None) -> 
     return ""
 
 
-def doctor(_chosen: list[str]) -> Iterator[dict[str, Any]]:
+def doctor(_chosen: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """What ``netaccel doctor`` says here."""
     command = [sys.executable, "-m", "netaccel", "doctor", "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -78,13 +79,14 @@ def doctor(_chosen: list[str]) -> Iterator[dict[str, Any]]:
     yield from json.loads(done.stdout)
 
 
-def tests(chosen: list[str]) -> Iterator[dict[str, Any]]:
+def tests(chosen: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The tests of programs in the kernel, each as it ends: a machine that is killed has told some."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.kernels.tell"]
-    command += ["--color=no", "--timeout=120", *chosen]
+    command += ["--color=no", "--timeout=300", *chosen]
     reading, writing = os.pipe()
     with os.fdopen(reading, encoding="utf-8") as lines:
-        child = subprocess.Popen(command, env={**os.environ, TELL: str(writing)}, pass_fds=(writing,))
+        environment = {**os.environ, **_PATIENT, TELL: str(writing)}
+        child = subprocess.Popen(command, env=environment, pass_fds=(writing,))
         os.close(writing)
         yield from map(json.loads, lines)
     yield {"status": child.wait()}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ _CONSOLE_LINES = 25
 
 
 class Boot(NamedTuple):
-    """What a guest is to do. ``limit``: seconds, after which the machine is killed."""
+    """What a guest is to do. ``tests``: arguments for pytest; ``limit``: seconds, then the machine is killed."""
 
     stages: str
     tests: tuple[str, ...]
@@ -49,7 +50,9 @@ def run(kernel: Kernel, boot: Boot) -> Outcome:
     python = Path(sys.base_prefix)
     if not python.is_relative_to("/usr"):
         shares["python"] = python
-    command = f"{PROJECT}/.venv/bin/python -m tests.kernels.guest '{boot.stages}' '{' '.join(boot.tests)}'"
+    command = shlex.join(
+        [f"{PROJECT}/.venv/bin/python", "-m", "tests.kernels.guest", boot.stages, *boot.tests]
+    )
     with tempfile.TemporaryDirectory(prefix="netaccel-kernel-") as name:
         folder = Path(name)
         initrd, console, results = (folder / part for part in ("initrd", "console", "results"))
