@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,6 +180,24 @@ def test_targets_that_are_not_there_are_named_with_those_that_are(world: World) 
         world.lab.target("pod:nobody")
     with pytest.raises(LabError, match="give node-1, node-2, client, router, switch or pod"):
         world.lab.target("node-9")
+
+
+def test_the_command_line(world: World) -> None:
+    def lab(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "netaccel", "lab", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    status = lab("status", "--name", world.name, "-o", "json")
+    assert json.loads(status.stdout)["running"]
+    assert "node-2  172.30.0.12,fd00:30::12" in lab("status", "--name", world.name).stdout
+    assert world.name in lab("list").stdout
+    done = lab("exec", "--name", world.name, "pod:web-0", "--", "sh", "-c", "echo $HOSTNAME; exit 7")
+    assert (done.stdout, done.returncode) == ("web-0\n", 7)
+    nothing = lab("status", "--name", "nothing")
+    assert nothing.stderr == "netaccel: there is no lab nothing: `netaccel lab up --name nothing` makes it\n"
+    assert nothing.returncode == 1
+    other = lab("up", "--name", world.name, "--nodes", "3", "--manifests", str(world.folder), "--no-agents")
+    assert f"lab {world.name} is up with other arguments (nodes 2)" in other.stderr
 
 
 def test_labs_side_by_side_and_a_half_made_one_that_is_mended(world: World) -> None:

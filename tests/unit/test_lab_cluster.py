@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 
-from netaccel.errors import ConfigError
+from netaccel.errors import ConfigError, LabError
 from netaccel.lab import cluster, documents
 from netaccel.lab.allocate import Allocator, Given, families
 from netaccel.lab.endpoints import PodView, Port, nodes_with_endpoints, slices
 from netaccel.lab.plan import make_plan, pod_device, pod_label
 from netaccel.lab.raw import Name
 from netaccel.lab.server import content, digest, plain
+from netaccel.lab.shell import require_root_and_tools
 
 WEB = Name("default", "web")
 
@@ -236,3 +237,19 @@ def test_downloads_differ_block_by_block() -> None:
 )
 def test_addresses_are_told_plainly(given: str, expected: str) -> None:
     assert plain(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("user", "path", "expected"),
+    [
+        (1000, "/usr/sbin:/usr/bin:/sbin:/bin", "run it as root"),
+        (0, "/nowhere", "missing: ip, nsenter; apt-get install iproute2 util-linux"),
+    ],
+)
+def test_what_the_machine_lacks_is_told_in_one_line(
+    user: int, path: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setenv("PATH", path)
+    with pytest.raises(LabError, match=expected):
+        require_root_and_tools()
