@@ -7,6 +7,7 @@ not translated fails with ENETUNREACH.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -30,7 +31,13 @@ from netaccel.records import Backend, Frontend, FrontendKey
 
 TCP, UDP = 6, 17
 SIZES = {"maglev": 4096, "backends": 4096, "frontends4": 1024, "frontends6": 1024, "services": 1024}
+HAS_RETVAL = kernel_version() >= SET_RETVAL
 _serial = itertools.count()
+
+
+def told(number: int) -> int:
+    """The errno of a refusal on this kernel: EPERM where a program can't choose one."""
+    return number if HAS_RETVAL else errno.EPERM
 
 
 class Remote:
@@ -135,7 +142,7 @@ class World:
         libbpf.mount("bpf", str(self.pins), "bpf")
         guard.callback(libbpf.unmount, str(self.pins))
         obj = guard.enter_context(BpfObject.named("sock_cgroup"))
-        known = {"node_cookie": self.node.cookie, "has_retval": int(kernel_version() >= SET_RETVAL)}
+        known = {"node_cookie": self.node.cookie, "has_retval": int(HAS_RETVAL)}
         obj.set_constant("settings", known | self._settings)
         for name, size in SIZES.items():
             obj.resize(name, size)

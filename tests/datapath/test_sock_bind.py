@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from socket import AF_INET, AF_INET6, IPPROTO_IPV6, IPV6_V6ONLY, SOCK_DGRAM, SOCK_STREAM
 
 import pytest
-from sock_world import TCP, UDP, Actor, World
+from sock_world import TCP, UDP, Actor, World, told
 
 pytestmark = [pytest.mark.root, pytest.mark.xdist_group("sock_bind")]
 
@@ -50,7 +50,7 @@ def test_a_wildcard_bind_is_refused(
 ) -> None:
     world.reserve(port, proto, family)
     before = world.dropped("PORT_RESERVED")
-    assert bind_errno(world.node, family, kind, address, port) == errno.EADDRINUSE
+    assert bind_errno(world.node, family, kind, address, port) == told(errno.EADDRINUSE)
     assert world.dropped("PORT_RESERVED") == before + 1
     assert bind_errno(world.node, family, kind, address, port + 1) == 0
 
@@ -60,8 +60,8 @@ def test_a_dual_stack_bind_would_take_the_ipv4_port_too(
     world: World, port: int, proto: int, kind: int
 ) -> None:
     world.reserve(port, proto, AF_INET)
-    assert bind_errno(world.node, AF_INET6, kind, "::", port) == errno.EADDRINUSE
-    assert bind_errno(world.node, AF_INET6, kind, "::", port, only6=True) == errno.EADDRINUSE, (
+    assert bind_errno(world.node, AF_INET6, kind, "::", port) == told(errno.EADDRINUSE)
+    assert bind_errno(world.node, AF_INET6, kind, "::", port, only6=True) == told(errno.EADDRINUSE), (
         "can't be told apart"
     )
 
@@ -80,7 +80,7 @@ def test_a_bind_to_the_node_port_address_is_refused(
     world: World, port: int, proto: int, kind: int, family: int, address: str, named: str
 ) -> None:
     world.node_port(address, port, proto)
-    assert bind_errno(world.node, family, kind, named, port) == errno.EADDRINUSE
+    assert bind_errno(world.node, family, kind, named, port) == told(errno.EADDRINUSE)
     other = named.replace(".250.", ".251.").replace(":250:", ":251:")
     assert bind_errno(world.node, family, kind, other, port) == 0, "another address of the node"
 
@@ -111,5 +111,5 @@ def test_the_kernels_choice_for_port_0_is_judged(world: World, port: int, proto:
     assert bind_errno(world.node, AF_INET, kind, "0.0.0.0", 0) == 0
     for taken in (port, port + 1):
         world.reserve(taken, proto, AF_INET)
-    assert bind_errno(world.node, AF_INET, kind, "0.0.0.0", 0) == errno.EADDRINUSE
+    assert bind_errno(world.node, AF_INET, kind, "0.0.0.0", 0) == told(errno.EADDRINUSE)
     world.node.ask("sysctl", "net/ipv4/ip_local_port_range", "32768 60999")

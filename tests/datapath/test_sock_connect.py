@@ -9,7 +9,7 @@ from socket import AF_INET, AF_INET6, IPPROTO_MPTCP, SOCK_DGRAM, SOCK_STREAM
 from typing import NamedTuple
 
 import pytest
-from sock_world import TCP, UDP, Actor, Remote, Service, World
+from sock_world import TCP, UDP, Actor, Remote, Service, World, told
 
 from netaccel.model.address import parse_address
 
@@ -244,7 +244,7 @@ def test_a_table_that_names_another_services_backend_leads_nowhere(world: World,
     other, service = world.service(way.service, TCP), world.service(way.service, TCP)
     service.backends["a"] = other.backends["a"]
     world.put_frontend(service)
-    assert refused(world, way, way.address(service), TCP) == [errno.ECONNREFUSED]
+    assert refused(world, way, way.address(service), TCP) == [told(errno.ECONNREFUSED)]
 
 
 def test_affinity_keeps_a_pod_with_one_backend(world: World, way: Way) -> None:
@@ -302,7 +302,7 @@ def test_a_service_without_backends_is_refused(world: World, way: Way, proto: in
     service = world.service(way.service, proto, ())
     before = world.dropped("NO_BACKEND")
     errnos = refused(world, way, way.address(service), proto)
-    assert set(errnos) == {errno.ECONNREFUSED}
+    assert set(errnos) == {told(errno.ECONNREFUSED)}
     assert world.dropped("NO_BACKEND") == before + len(errnos)
     assert world.counted(service) == (0, len(errnos))
 
@@ -314,7 +314,7 @@ def test_a_local_policy_without_local_backends_ends_as_a_silent_drop_does(
     service = world.service(way.service, proto, (), "POD_LOCAL POD_DROP")
     before = world.dropped("NO_LOCAL_BACKEND")
     errnos = refused(world, way, way.address(service), proto)
-    assert set(errnos) == {errno.ETIMEDOUT}
+    assert set(errnos) == {told(errno.ETIMEDOUT)}
     assert world.dropped("NO_LOCAL_BACKEND") == before + len(errnos)
 
 
@@ -324,7 +324,7 @@ def test_a_port_that_the_service_does_not_have_is_refused(world: World, way: Way
     world.wildcard(service)
     before = world.dropped("NO_SUCH_PORT")
     errnos = refused(world, way, way.address(service, 81), proto)
-    assert set(errnos) == {errno.ECONNREFUSED}
+    assert set(errnos) == {told(errno.ECONNREFUSED)}
     assert world.dropped("NO_SUCH_PORT") == before + len(errnos)
 
 
@@ -345,7 +345,7 @@ def test_the_node_is_refused_where_source_ranges_exclude_it(world: World, way: W
     service = world.service(way.service, proto, ("a",), "SOURCE_RANGES")
     before = world.dropped("SOURCE_RANGE")
     errnos = refused(world, way, way.address(service), proto, world.node)
-    assert set(errnos) == {errno.ECONNREFUSED}
+    assert set(errnos) == {told(errno.ECONNREFUSED)}
     assert world.dropped("SOURCE_RANGE") == before + len(errnos)
     assert world.counted(service) == (0, len(errnos))
 
