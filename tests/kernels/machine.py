@@ -20,7 +20,7 @@ _CONSOLE_LINES = 25
 
 
 class Boot(NamedTuple):
-    """What a guest is to do. ``tests``: arguments for pytest; ``limit``: seconds, then the machine is killed."""
+    """What a guest is to do. ``tests``: arguments for pytest; ``limit``: seconds till it is killed."""
 
     stages: str
     tests: tuple[str, ...]
