@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from ground import Node
 
 from netaccel.datapath import libbpf, netlink
+from netaccel.datapath.attach import link_info
 from netaccel.datapath.bpfobject import OBJECTS, BpfObject
 
 pytestmark = pytest.mark.root
@@ -77,6 +80,28 @@ def test_the_next_agent_adopts_what_the_last_one_left(node: Node, number: signal
     node.serve()
     assert (links(node), maps(node)) == before, "neither link nor map was made anew"
     assert (node.status() or {})["warnings"] == []
+
+
+def programs(node: Node) -> dict[str, int]:
+    """Ids of the programs on the node's links by name."""
+    with ExitStack() as stack:
+        found = {}
+        for pin in (node.pins / "links").iterdir():
+            fd = libbpf.obj_get(str(pin))
+            stack.callback(os.close, fd)
+            found[pin.name] = link_info(fd).program
+        return found
+
+
+def test_programs_are_verified_again_only_where_something_changed(node: Node) -> None:
+    node.stop(node.serve())
+    before, attached = programs(node), links(node)
+    node.stop(node.serve())
+    assert programs(node) == before, "the same programs are still there"
+    node.serve(snat_ports="20000-20099")
+    after = programs(node)
+    assert not set(after.values()) & set(before.values()), "other constants, other programs"
+    assert links(node) == attached, "in their place, so that no packet finds a hook empty"
 
 
 def test_detach_leaves_nothing(node: Node) -> None:
