@@ -8,7 +8,7 @@ a new one, so that the frontend's one update switches from a whole table to a wh
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -103,7 +103,13 @@ def place(
         number = ids.port(key)
         backends = _backends(group, number, ids, codes)
         old = before.groups.get(key)
-        tables = _tables(group, backends, old.tables if old else (), ids, patch)
+        held = {
+            where: frontend
+            for frontend in group.frontends
+            if holds(where := FrontendKey(frontend.addr, frontend.port, frontend.proto))
+        }
+        scopes = {scope for frontend in held.values() for scope in (frontend.wire, frontend.pod)}
+        tables = _tables(group, scopes, backends, old.tables if old else (), ids, patch)
         found = PlacedGroup(
             number,
             records.Service(
@@ -117,12 +123,10 @@ def place(
             tuple({table.offset: table for table in tables.values() if table.slots}.values()),
         )
         placed.groups[key] = old if old == found and old is not None else found
-        for frontend in group.frontends:
-            where = FrontendKey(frontend.addr, frontend.port, frontend.proto)
-            if holds(where):
-                placed.frontends[where] = _frontend(
-                    frontend, number, group.usable, tables, compiled.affinity_timeout, codes
-                )
+        for where, frontend in held.items():
+            placed.frontends[where] = _frontend(
+                frontend, number, group.usable, tables, compiled.affinity_timeout, codes
+            )
     return placed
 
 
@@ -162,16 +166,17 @@ def _backends(group: PortGroup, number: int, ids: Ids, codes: Codes) -> dict[Pla
 
 def _tables(
     group: PortGroup,
+    scopes: Set[Scope],
     backends: dict[Place, tuple[int, Backend]],
     old: Sequence[Table],
     ids: Ids,
     patch: bool,
 ) -> dict[Scope, Table]:
-    """The table of each scope that a frontend of this group asks for. Equal ones are one."""
+    """The table of each scope that a frontend asks for (others could not be found again)."""
     tables = {Scope.NONE: EMPTY}
     known = {table.places: table for table in old}
     for scope in (Scope.LOCAL, Scope.CLUSTER):
-        if not any(scope in (frontend.wire, frontend.pod) for frontend in group.frontends):
+        if scope not in scopes:
             continue
         places = group.local if scope is Scope.LOCAL else group.cluster
         table = known.get(places) if places else EMPTY

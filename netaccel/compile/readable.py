@@ -64,7 +64,9 @@ class Readable:
         codes = Codes(self.constants)
         states = {number: STATES[state] for state, number in codes.state.items()}
         lines = []
-        for _, backend in sorted(self.backends.items(), key=lambda item: item[1][:3]):
+        for backend in sorted(
+            self.backends.values(), key=lambda b: (b.addr, b.port, b.proto, self._name(b.service))
+        ):
             if backend.state == codes.free:
                 continue
             where = f"{endpoint_text(backend.addr, backend.port)}/{_protocol(backend.proto)}"
