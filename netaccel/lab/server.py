@@ -154,7 +154,7 @@ async def _request(reader: asyncio.StreamReader) -> Request:
         target=parts[1] if len(parts) == 3 else "",
         length=int(fields.get("content-length", "0")),
         waits=fields.get("expect", "").lower() == "100-continue",
-        last=fields.get("connection", "keep-alive" if parts[-1] == "HTTP/1.1" else "close").lower() == "close",
+        last=fields.get("connection", "" if parts[-1] == "HTTP/1.1" else "close").lower() == "close",
     )
 
 
