@@ -45,11 +45,6 @@ class Claims:
             self._claims.pop(key, None)
         return affected - {key}
 
-    def of(self, key: ServiceKey) -> tuple[float, frozenset[FrontendKey]]:
-        """What a Service claims now, for :meth:`replace` to go back to."""
-        found = self._claims.get(key)
-        return (found[0].created, found[1]) if found else (0.0, frozenset())
-
     def holder(self, frontend: FrontendKey) -> ServiceKey | None:
         """Who holds it."""
         claimants = self._claimants.get(frontend)

@@ -31,6 +31,13 @@ class Columns(Sequence[tuple[int, int]]):
     def __len__(self) -> int:
         return len(self.keys)
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Columns):
+            return NotImplemented
+        return self.keys == other.keys and self.values == other.values
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
     @overload
     def __getitem__(self, at: int) -> tuple[int, int]: ...
 

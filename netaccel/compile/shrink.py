@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from netaccel.compile.desired import Codes, Holds, Placed, place
+from netaccel.compile.desired import NOTHING, Codes, Holds, Placed, place
 from netaccel.compile.ids import Ids, PortKey
 from netaccel.compile.services import CompiledService
 
 
 def shrink(compiled: CompiledService, ids: Ids, codes: Codes, holds: Holds, before: Placed) -> Placed:
     """``before`` less what ``compiled`` doesn't have. Takes no id and no range: see ``patch`` of place()."""
+    if not before.frontends:
+        return NOTHING  # nobody was served: what there is, a failed write has left
     groups = []
     for group in compiled.groups:
         old = before.groups.get(PortKey(compiled.key, group.port, group.proto, group.family))

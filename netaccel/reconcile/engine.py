@@ -51,6 +51,9 @@ class Engine:
         self._pending: dict[ServiceKey, None] = {}
         self._full: set[ServiceKey] = set()  # did not fit; looked at again when room is made
         self._barred: dict[ServiceKey, str] = {}  # did not fit although there seemed to be room
+        self._good: dict[ServiceKey, Placed] | None = (
+            None  # in force before the first pass of a row that failed
+        )
         self._trusted = False  # the maps are as `placed` says
         self._compare = False
         self._cautious = False  # the last pass met a map that was full: one Service at a time
@@ -106,6 +109,8 @@ class Engine:
             with _quiet_gc() if self.heavy else nullcontext():
                 return self._run()
         except DatapathError as error:
+            if self._good is None:
+                self._good = dict(self.placed)
             self._trusted = False
             self._cautious = isinstance(error, MapFullError)
             self._ids.abandon()
@@ -129,7 +134,7 @@ class Engine:
         elif self._pending:
             count, removed = self._pass(list(self._pending), None)
             written += count
-        self._trusted, self._compare, self._cautious = True, False, False
+        self._trusted, self._compare, self._cautious, self._good = True, False, False, None
         return Report(looked_at, written, removed, drift, compared)
 
     def _pass(self, keys: list[ServiceKey], image: Image | None) -> tuple[int, int]:
@@ -168,6 +173,8 @@ class Engine:
                 raise
             written += count
             removed += gone
+            if self._good is not None:
+                self._good[key] = self.placed.get(key, NOTHING)
         return written, removed
 
     def _strays(self, image: Image | None) -> Iterable[Step]:
@@ -247,6 +254,8 @@ class Engine:
         adopted = adopt(dump, self._ids.ports, self._ids.backends, self._codes.free)
         self._ids.adopt(adopted.ports, adopted.backends, adopted.generations, adopted.ranges)
         self.placed = adopted.placed
+        for key in self._barred.keys() & adopted.placed.keys():
+            self.placed[key] = _less(adopted.placed[key], (self._good or {}).get(key, NOTHING))
         self._room.count(adopted.placed.values())
         pending = dict.fromkeys((*self._pending, *self.world.services(), *adopted.placed))
         self._pending = pending
@@ -277,6 +286,15 @@ def _quiet_gc() -> Iterator[None]:
         if enabled:
             gc.freeze()
             gc.enable()
+
+
+def _less(found: Placed, good: Placed) -> Placed:
+    """What a failed write has added to a Service that does not fit is none of it."""
+    return Placed(
+        found.groups,
+        {where: frontend for where, frontend in found.frontends.items() if where in good.frontends},
+        found.source_ranges & good.source_ranges,
+    )
 
 
 def _common(image: Image, known: Image) -> Image:
