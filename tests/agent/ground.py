@@ -18,6 +18,7 @@ import pytest
 from netaccel.commands.status import ask
 from netaccel.config import HostPort
 from netaccel.datapath import netlink
+from netaccel.errors import DatapathError
 
 API = HostPort("127.0.0.1", 9962)
 PATIENCE = float(os.environ.get("NETACCEL_TEST_PATIENCE", "15"))  # seconds until what must happen has failed
@@ -79,8 +80,14 @@ class Node:
     def serve(self, **settings: str) -> subprocess.Popen[str]:
         """Start an agent and wait until it is ready."""
         agent = self.start(**settings)
-        self.until(lambda: (self.status() or {}).get("ready"), agent)
+        self.until(self._ready, agent)
         return agent
+
+    def _ready(self) -> bool:
+        try:
+            return bool((self.status() or {}).get("ready"))
+        except DatapathError:  # it listens, and is too busy with its start to answer
+            return False
 
     def stop(self, agent: subprocess.Popen[str], number: int = signal.SIGTERM) -> int:
         """Send a signal and wait; the exit status."""
@@ -118,7 +125,7 @@ class Node:
                 pytest.fail(f"the agent ended with {agent.returncode}: {agent.stderr.read()}")
             if time.monotonic() > deadline:
                 pytest.fail(f"in vain after {PATIENCE:.0f} s: {self.status()}")
-            time.sleep(0.02)
+            time.sleep(PATIENCE / 750)
 
     def put(self, file: str, *objects: dict[str, Any]) -> None:
         """Write a manifest as an editor would: beside it, then renamed."""
