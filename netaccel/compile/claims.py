@@ -29,7 +29,7 @@ class Claims:
         self._claims: dict[ServiceKey, tuple[Claimant, frozenset[FrontendKey]]] = {}
 
     def replace(self, key: ServiceKey, created: float, claims: Iterable[FrontendKey]) -> set[ServiceKey]:
-        """Set what a Service claims (nothing: it leaves). The *other* Services that won or lost by it."""
+        """Set what a Service claims (nothing: it leaves). The *other* Services whose holder changed."""
         new_claims = frozenset(claims)
         claimant = Claimant(created, key)
         before, old_claims = self._claims.get(key, (claimant, frozenset()))
@@ -60,5 +60,6 @@ class Claims:
             self._claimants[frontend] = rest
         else:
             self._claimants.pop(frontend, None)
-        now_holder = rest[0].key if rest else None
-        return set() if holder == now_holder else {k for k in (holder, now_holder) if k is not None}
+        if holder == (rest[0].key if rest else None):
+            return set()
+        return {claimant.key for claimant in (*claimants, *rest)}

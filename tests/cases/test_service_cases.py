@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """tests/cases/services/*.yaml: manifests in, readable contents of the maps out.
 
-A case has ``title``, ``why``, ``manifests``, ``expect`` (``node`` where it isn't the usual one), and steps under
-``then`` (``apply``, ``delete``, ``node``, ``expect``). ``expect``:
+A case has ``title``, ``why``, ``manifests``, ``expect`` (``node`` where it isn't the usual one), and steps
+under ``then`` (``apply``, ``delete``, ``node``, ``expect``). ``expect``:
 
 - ``frontends``: every line of the map (netaccel/compile/readable.py);
 - ``backends``, ``source_ranges``: likewise, compared where they are given;

@@ -33,13 +33,14 @@ def test_of_one_age_namespace_and_name_decide() -> None:
     assert claims.holder(X) == A
 
 
-def test_when_the_holder_leaves_the_next_one_has_it_and_is_told() -> None:
+def test_when_the_holder_leaves_the_next_one_has_it_and_all_are_told() -> None:
+    """The third one too: its condition names the holder."""
     claims = Claims()
     for created, key in enumerate((A, B, C)):
         claims.replace(key, created, {X, Y})
-    assert claims.replace(A, 0, {Y}) == {B}
+    assert claims.replace(A, 0, {Y}) == {B, C}
     assert (claims.holder(X), claims.holder(Y)) == (B, A)
-    assert claims.replace(A, 0, ()) == {B}
+    assert claims.replace(A, 0, ()) == {B, C}
     assert claims.holder(Y) == B
 
 
