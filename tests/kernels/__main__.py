@@ -30,7 +30,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kernels", description=__doc__)
     parser.add_argument("series", nargs="*", default=list(packages.SERIES), help=" ".join(packages.SERIES))
     parser.add_argument("--boot", action="append", choices=list(BOOTS), help="which; all unless told")
-    parser.add_argument("--tests", nargs="*", help="one more boot, for these tests alone")
+    parser.add_argument("--tests", nargs=argparse.REMAINDER, help="a boot for these arguments of pytest")
     parser.add_argument("--limit", type=float, default=900, help="its seconds")
     options = parser.parse_args()
     if missing := machine.missing_tools():

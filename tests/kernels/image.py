@@ -54,7 +54,8 @@ def build(
 ) -> None:
     """Write the image. ``shares``: 9p tags and the folders, mounted where they lie on this machine."""
     mounts = "\n".join(
-        f"$bb mount -t 9p -o ro,trans=virtio,version=9p2000.L,cache=loose,msize=524288 {tag} {path}"
+        f"$bb mkdir -p {path}; $bb mount -t 9p -o ro,trans=virtio,version=9p2000.L,cache=loose,msize=524288 "
+        f"{tag} {path}"
         for tag, path in shares.items()
     )
     init = _INIT.format(mounts=mounts, project=project, command=command)

@@ -47,12 +47,10 @@ def missing_tools() -> list[str]:
 def run(kernel: Kernel, boot: Boot) -> Outcome:
     """Boot a kernel once."""
     shares = {"usr": Path("/usr"), "project": PROJECT}
-    python = Path(sys.base_prefix)
-    if not python.is_relative_to("/usr"):
-        shares["python"] = python
-    command = shlex.join(
-        [f"{PROJECT}/.venv/bin/python", "-m", "tests.kernels.guest", boot.stages, *boot.tests]
-    )
+    for tag, prefix in (("venv", Path(sys.prefix)), ("python", Path(sys.base_prefix))):
+        if not any(prefix.is_relative_to(path) for path in shares.values()):
+            shares[tag] = prefix
+    command = shlex.join([sys.executable, "-m", "tests.kernels.guest", boot.stages, *boot.tests])
     with tempfile.TemporaryDirectory(prefix="netaccel-kernel-") as name:
         folder = Path(name)
         initrd, console, results = (folder / part for part in ("initrd", "console", "results"))
