@@ -25,16 +25,16 @@ class Columns(Sequence[tuple[int, int]]):
     """Entries of a map whose keys and values are __u32, as two arrays: a million need no million tuples."""
 
     def __init__(self) -> None:
-        self.keys = array("I")
+        self.numbers = array("I")
         self.values = array("I")
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return len(self.numbers)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Columns):
             return NotImplemented
-        return self.keys == other.keys and self.values == other.values
+        return self.numbers == other.numbers and self.values == other.values
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
@@ -47,12 +47,12 @@ class Columns(Sequence[tuple[int, int]]):
     def __getitem__(self, at: int | slice) -> tuple[int, int] | list[tuple[int, int]]:
         """One entry, or some."""
         if isinstance(at, slice):
-            return list(zip(self.keys[at], self.values[at], strict=True))
-        return self.keys[at], self.values[at]
+            return list(zip(self.numbers[at], self.values[at], strict=True))
+        return self.numbers[at], self.values[at]
 
     def add(self, first: int, values: array[int]) -> None:
         """Values of consecutive keys."""
-        self.keys.extend(range(first, first + len(values)))
+        self.numbers.extend(range(first, first + len(values)))
         self.values.extend(values)
 
 

@@ -88,7 +88,7 @@ class _Table:
     def write(self, entries: Sequence[tuple[Any, Any]]) -> None:
         if isinstance(entries, Columns):
             self.kernel.write(
-                self.key.pack_many(entries.keys), self.value.pack_many(entries.values), len(entries)
+                self.key.pack_many(entries.numbers), self.value.pack_many(entries.values), len(entries)
             )
             return
         keys = self.key.pack_many([key for key, _ in entries])
