@@ -59,12 +59,7 @@ def maglev_table(backends: Sequence[tuple[bytes, int]], names: Sequence[int]) ->
         return list(names)
     free = [True] * length
     is_free = free.__getitem__
-    turns: list[Iterator[int]] = []
-    for address, port in backends:
-        # CRC-32 is the cheapest hash that is the same everywhere; equal hashes merely walk side by side.
-        mixed = crc32(address, port) * _SPREAD >> 7
-        skip, start = mixed % (length - 1) + 1, mixed // (length - 1) % length
-        turns.append(filter(is_free, _walk(length, skip, start)))
+    turns = [filter(is_free, walk) for walk in _permutations(backends, length)]
     table = [0] * length
     owners = islice(cycle(names), length)
     for owner, slot in zip(owners, map(next, cycle(turns)), strict=False):  # turns have no end, owners have
@@ -73,17 +68,24 @@ def maglev_table(backends: Sequence[tuple[bytes, int]], names: Sequence[int]) ->
     return table
 
 
-def _walk(length: int, skip: int, start: int) -> Iterator[int]:
-    """The permutation (start + j) * skip mod length, j from 0."""
-    if length <= _CACHED_LENGTH:
-        walk = iter(_walks(length)[skip])
-        walk.__setstate__(start)  # type: ignore[attr-defined]  # a slice would cost three times as much
-        return walk
-    first = start * skip
-    return map(length.__rmod__, range(first, first + length * skip, skip))
+def _permutations(backends: Sequence[tuple[bytes, int]], length: int) -> Iterator[Iterator[int]]:
+    """Each backend's slots in the order of its preference: (start + j) * skip mod length, j from 0."""
+    skips = length - 1
+    walks = _walks(length) if length <= _CACHED_LENGTH else None
+    for address, port in backends:
+        # CRC-32 is the cheapest hash that is the same everywhere; equal hashes merely walk side by side.
+        mixed = crc32(address, port) * _SPREAD >> 7
+        skip, start = mixed % skips + 1, mixed // skips % length
+        if walks:
+            walk = iter(walks[skip])
+            walk.__setstate__(start)  # type: ignore[attr-defined]  # a slice would cost three times as much
+            yield walk
+        else:
+            first = start * skip
+            yield map(length.__rmod__, range(first, first + length * skip, skip))
 
 
 @cache
 def _walks(length: int) -> tuple[tuple[int, ...], ...]:
-    """Every walk of a length by its skip, twice round, so that a slice starts anywhere."""
+    """Every walk of a length by its skip, twice round, so that one may begin anywhere."""
     return tuple(tuple(j * skip % length for j in range(2 * length)) for skip in range(length))

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 import socket
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -121,7 +121,7 @@ class PortGroup:
     cluster: tuple[Place, ...]
     """Sorted: those that may be chosen of all."""
     local: tuple[Place, ...]
-    """Sorted: those that may be chosen of this node's."""
+    """Sorted: those that may be chosen of this node's; empty where no policy is Local."""
     usable: bool
     """False where no node has one that could be chosen."""
 
@@ -150,13 +150,14 @@ def compile_service(service: Service, slices: Iterable[EndpointSlice], node: Nod
     ranges = _ranges(service)
     groups: list[PortGroup] = []
     known: set[Address] = set()
+    wants_local = TrafficPolicy.LOCAL in (service.external_policy, service.internal_policy)
     by_family = _slices_by_family(slices)
     for port in service.ports:
         if port.protocol not in (Protocol.TCP, Protocol.UDP):
             problems.append(f"port {port.port}/{port.protocol.name}: this protocol is not served")
             continue
         for family in families:
-            backends, cluster, local = _endpoints(by_family.get(family, ()), port, node.name)
+            backends, cluster = _endpoints(by_family.get(family, ()), port, node.name)
             frontends = tuple(_frontends(service, port, family, node, ranges))
             groups.append(
                 PortGroup(
@@ -167,7 +168,7 @@ def compile_service(service: Service, slices: Iterable[EndpointSlice], node: Nod
                     frontends=(*frontends, *_guards(frontends, family, node, known)),
                     backends=backends,
                     cluster=cluster,
-                    local=local,
+                    local=_usable_here(backends) if wants_local else (),
                     usable=bool(cluster),
                 )
             )
@@ -187,10 +188,9 @@ def _slices_by_family(slices: Iterable[EndpointSlice]) -> dict[int, list[Endpoin
     return found
 
 
-_Endpoints = tuple[dict[Place, Backend], tuple[Place, ...], tuple[Place, ...]]
-
-
-def _endpoints(slices: Sequence[EndpointSlice], port: ServicePort, node_name: str) -> _Endpoints:
+def _endpoints(
+    slices: Sequence[EndpointSlice], port: ServicePort, node_name: str
+) -> tuple[dict[Place, Backend], tuple[Place, ...]]:
     """Every endpoint of a port once, where two slices disagree in the better state; whom to choose from."""
     found: dict[Place, Backend] = {}
     name, protocol = port.name, port.protocol
@@ -209,7 +209,9 @@ def _endpoints(slices: Sequence[EndpointSlice], port: ServicePort, node_name: st
                 place = (address, number)
                 before = found.get(place)
                 found[place] = backend if before is None else _better(before, backend)
-    return found, *_usable(found, shared.values())
+    if all(backend.state is State.ACTIVE for backend in shared.values()):
+        return found, tuple(sorted(found))  # by far the most, and the quickest to say
+    return found, _usable(found)
 
 
 def _backend(ready: bool, serving: bool, terminating: bool, local: bool, zone: str) -> Backend:
@@ -223,19 +225,18 @@ def _better(one: Backend, other: Backend) -> Backend:
     return Backend(state, one.local or other.local, one.zone or other.zone)
 
 
-def _usable(
-    backends: dict[Place, Backend], values: Collection[Backend]
-) -> tuple[tuple[Place, ...], tuple[Place, ...]]:
-    """Those to choose from: in the cluster, on this node. ``values`` are those of ``backends``, each once."""
-    if all(backend.state is State.ACTIVE and not backend.local for backend in values):
-        return tuple(sorted(backends)), ()  # by far the most, and the quickest to say
-    active = sorted([place for place, backend in backends.items() if backend.state is State.ACTIVE])
-    local = [place for place in active if backends[place].local]
-    if active and local:
-        return tuple(active), tuple(local)
-    serving = sorted([place for place, backend in backends.items() if backend.state is State.TERMINATING])
-    local = local or [place for place in serving if backends[place].local]
-    return tuple(active or serving), tuple(local)
+def _usable(backends: dict[Place, Backend]) -> tuple[Place, ...]:
+    """Those that may be chosen: the active ones, else those that terminate and still serve."""
+    for state in (State.ACTIVE, State.TERMINATING):
+        found = sorted([place for place, backend in backends.items() if backend.state is state])
+        if found:
+            return tuple(found)
+    return ()
+
+
+def _usable_here(backends: dict[Place, Backend]) -> tuple[Place, ...]:
+    """The same among this node's own."""
+    return _usable({place: backend for place, backend in backends.items() if backend.local})
 
 
 # ------------------------------------------------------------------ frontends

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -32,48 +31,44 @@ class Plan:
 class Room:
     """Entries of hash maps that are still free. Ids and ranges keep count of themselves."""
 
+    _MAPS = ("frontends4", "frontends6", "source_ranges")
+
     def __init__(self, frontends: int, source_ranges: int) -> None:
-        self._capacity = {"frontends4": frontends, "frontends6": frontends, "source_ranges": source_ranges}
-        self._used: Counter[str] = Counter()
+        self._capacity = (frontends, frontends, source_ranges)
+        self._used = [0, 0, 0]
 
     def count(self, placed: Iterable[Placed]) -> None:
         """Begin anew with these in force."""
-        self._used = Counter()
+        self._used = [0, 0, 0]
         for one in placed:
-            self._used.update(_needs(one))
+            self._add(_needs(one, NOTHING), 1)
 
     def take(self, before: Placed, after: Placed) -> None:
         """Room for what ``after`` has and ``before`` has not. CapacityError, and then nothing is taken."""
-        needs = _needs(
-            Placed(
-                {},
-                {key: value for key, value in after.frontends.items() if key not in before.frontends},
-                after.source_ranges - before.source_ranges,
-            )
-        )
-        for name, count in needs.items():
-            if self._used[name] + count > self._capacity[name]:
-                free = self._capacity[name] - self._used[name]
+        needs = _needs(after, before)
+        for name, count, used, capacity in zip(self._MAPS, needs, self._used, self._capacity, strict=True):
+            if used + count > capacity:
                 raise CapacityError(
-                    f"map {name} has room for {free} more, {count} are needed; raise its size"
+                    f"map {name} has room for {capacity - used} more, {count} are needed; raise its size"
                 )
-        self._used.update(needs)
+        self._add(needs, 1)
 
     def replace(self, before: Placed, after: Placed) -> None:
         """After the write: what ``before`` had is gone but for what ``after`` has."""
-        gone = Placed(
-            {},
-            {key: value for key, value in before.frontends.items() if key not in after.frontends},
-            before.source_ranges - after.source_ranges,
-        )
-        self._used.subtract(_needs(gone))
+        self._add(_needs(before, after), -1)
+
+    def _add(self, needs: tuple[int, int, int], sign: int) -> None:
+        for i, count in enumerate(needs):
+            self._used[i] += sign * count
 
 
-def _needs(placed: Placed) -> Counter[str]:
-    four = sum(1 for key in placed.frontends if is_ipv4(key.addr))
-    return Counter(
-        frontends4=four, frontends6=len(placed.frontends) - four, source_ranges=len(placed.source_ranges)
-    )
+def _needs(placed: Placed, beyond: Placed) -> tuple[int, int, int]:
+    """Entries of each map that ``placed`` has and ``beyond`` has not."""
+    if placed is beyond or not placed.frontends:
+        return 0, 0, len(placed.source_ranges - beyond.source_ranges)
+    keys = placed.frontends.keys() - beyond.frontends.keys() if beyond.frontends else placed.frontends
+    four = sum([is_ipv4(key.addr) for key in keys])
+    return four, len(keys) - four, len(placed.source_ranges - beyond.source_ranges)
 
 
 class Planner:
