@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.kernels import machine, packages, report
 
+AGENT = "connections_and_counters or takes_every_hook or adopts or leaves_nothing or pod_devices"
 # The test of the limit of new flows needs a machine that sends hundreds of packets in a tick.
 BOOTS = {
     "programs": machine.Boot("objects doctor", (), 180),
@@ -22,7 +23,7 @@ BOOTS = {
         ),
         600,
     ),
-    "agent": machine.Boot("tests", ("tests/datapath/test_attach.py", "tests/agent"), 600),
+    "agent": machine.Boot("tests", ("tests/agent", "-k", AGENT), 600),
 }
 
 
