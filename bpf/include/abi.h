@@ -120,7 +120,7 @@ enum counter {
 	COUNTER_AFFINITY_DELETE,
 	COUNTER_FRAGMENT_INSERT,
 	COUNTER_XDP_TO_TC,     /* XDP could not finish and passed the packet untouched */
-	COUNTER_SNAT_RETRY,    /* a source port was taken and another was tried */
+	COUNTER_SNAT_RETRY,    /* a source port was taken; another is tried */
 	COUNTER_FLOW_REPAIRED, /* one half of a flow was lost and put back */
 	COUNTER_ICMP_TRANSLATED,
 	COUNTER_SOCK_DESTROYED,

@@ -154,11 +154,13 @@ static __always_inline void flow_turn(int family, const struct tuple *t, struct 
 /* 1 where `other`, found under the key of the other half, answers *t and nothing else. */
 static __always_inline int flow_is_pair(int family, const struct tuple *t, const struct flow *other)
 {
-	struct addr src, dst;
+	const struct flow4 *other4 = (const struct flow4 *)other;
+	__u32 differs = (other->new_sport ^ t->dport) | (other->new_dport ^ t->sport);
 
-	flow_addresses(family, other, &src, &dst);
-	return !((other->new_sport ^ t->dport) | (other->new_dport ^ t->sport) |
-		 addr_differs(family, &src, &t->dst) | addr_differs(family, &dst, &t->src));
+	if (family == AF_INET)
+		return !(differs | (other4->new_src ^ t->dst.w[3]) | (other4->new_dst ^ t->src.w[3]));
+	return !(differs | addr_differs(family, (const struct addr *)other->new_src, &t->dst) |
+		 addr_differs(family, (const struct addr *)other->new_dst, &t->src));
 }
 
 /* ----------------------------------------------------------- states and times */
@@ -182,15 +184,15 @@ static __always_inline int flow_expired(const struct flow *f, __u8 proto, __u32 
 }
 
 /* The state of a flow whose first packet this is. A flow that was forgotten starts in the middle. */
-static __always_inline __u8 flow_first_state(const struct packet *p)
+static __always_inline __u8 flow_first_state(__u8 proto, __u8 tcp_flags)
 {
-	if (p->tuple.proto != IPPROTO_TCP)
+	if (proto != IPPROTO_TCP)
 		return FLOW_UNREPLIED;
-	if (p->tcp_flags & TCP_RST)
+	if (tcp_flags & TCP_RST)
 		return FLOW_RESET;
-	if (p->tcp_flags & TCP_FIN)
+	if (tcp_flags & TCP_FIN)
 		return FLOW_CLOSING;
-	return p->tcp_flags & TCP_SYN ? FLOW_SYN : FLOW_ESTABLISHED;
+	return tcp_flags & TCP_SYN ? FLOW_SYN : FLOW_ESTABLISHED;
 }
 
 static __always_inline __u8 flow_next_state(__u8 state, const struct packet *p, __u8 direction)

@@ -87,7 +87,7 @@ static __always_inline int lb_established(const struct packet *p, struct lb *lb)
 	return LB_FLOW;
 }
 
-static __always_inline struct backend *lb_choose(int family, enum lb_source source, const struct packet *p,
+static __always_inline struct backend *lb_choose(int family, enum lb_source source, const struct tuple *t,
 						 const struct frontend *fe, __u32 *id)
 {
 	__u32 offset = source == LB_POD ? fe->pod_offset : fe->wire_offset;
@@ -100,68 +100,89 @@ static __always_inline struct backend *lb_choose(int family, enum lb_source sour
 	if (fe->flags & FRONTEND_AFFINITY) {
 		struct affinity_key key = { .service = fe->service };
 
-		__builtin_memcpy(key.client, &p->tuple.src, ADDR_LEN);
+		__builtin_memcpy(key.client, &t->src, ADDR_LEN);
 		be = backend_affine(fe, &key, local_only, id);
 		if (be)
 			return be;
 	}
-	return backend_at(offset, length, tuple_hash(family, &p->tuple), id);
+	return backend_at(offset, length, tuple_hash(family, t), id);
 }
 
-/* Fills lb->fresh-> LB_OPEN, or why not. */
-static __always_inline int lb_new(int family, enum lb_source source, const struct packet *p, struct lb *lb)
+#define LB_SAYS(action, reason) ((action) | (reason) << 8)
+
+/* Chooses a backend for packets of the tuple in tuple_scratch, and fills flow_scratch. LB_SAYS(LB_OPEN, 0),
+ * or why not. */
+static __always_inline __u32 lb_new(int family, enum lb_source source, const struct frontend *fe,
+				    __u8 tcp_flags, __u32 now)
 {
-	const struct frontend *fe = lb->frontend;
 	int silent = fe->flags & (source == LB_POD ? FRONTEND_POD_DROP : FRONTEND_WIRE_DROP);
 	int empty = !(source == LB_POD ? fe->pod_length : fe->wire_length);
+	__u32 zero = 0, id = 0;
+	const struct tuple *t = bpf_map_lookup_elem(&tuple_scratch, &zero);
+	struct flow *fresh = bpf_map_lookup_elem(&flow_scratch, &zero);
 	const struct addr *self, *to;
 	struct backend *be;
-	struct flow *fresh;
-	__u32 id = 0;
 
-	if (empty && silent) {
-		lb->reason = DROP_NO_LOCAL_BACKEND;
-		return LB_DROP;
-	}
-	be = lb_choose(family, source, p, fe, &id);
-	if (!be) {
-		lb->reason = DROP_NO_BACKEND;
-		return LB_REFUSE;
-	}
-	fresh = bpf_map_lookup_elem(&flow_scratch, &(__u32){ 0 });
-	if (!fresh) {
-		lb->reason = DROP_FLOW_TABLE;
-		return LB_DROP;
-	}
-	lb->fresh = fresh;
+	if (!t || !fresh)
+		return LB_SAYS(LB_DROP, DROP_FLOW_TABLE);
+	if (empty && silent)
+		return LB_SAYS(LB_DROP, DROP_NO_LOCAL_BACKEND);
+	be = lb_choose(family, source, t, fe, &id);
+	if (!be)
+		return LB_SAYS(LB_REFUSE, DROP_NO_BACKEND);
 	to = (const struct addr *)be->addr;
 	__builtin_memset(fresh, 0, sizeof(*fresh));
-	flow_set_addresses(family, fresh, &p->tuple.src, to);
-	fresh->new_sport = p->tuple.sport;
+	flow_set_addresses(family, fresh, &t->src, to);
+	fresh->new_sport = t->sport;
 	fresh->new_dport = be->port;
 	fresh->service = fe->service;
 	fresh->backend = id;
 	fresh->generation = be->generation;
-	fresh->seen = lb->now;
-	fresh->repaired = lb->now;
-	fresh->state = flow_first_state(p);
+	fresh->seen = now;
+	fresh->repaired = now;
+	fresh->state = flow_first_state(t->proto, tcp_flags);
 	fresh->flags = be->flags & BACKEND_LOCAL ? FLOW_LOCAL : 0;
 	if (source == LB_POD) {
 		fresh->flags |= FLOW_FROM_POD;
-		if (!addr_equal(family, to, &p->tuple.src))
-			return LB_OPEN;
+		if (!addr_equal(family, to, &t->src))
+			return LB_SAYS(LB_OPEN, 0);
 		fresh->flags |= FLOW_HAIRPIN;
 	} else if (fresh->flags & FLOW_LOCAL) {
-		return LB_OPEN;
+		return LB_SAYS(LB_OPEN, 0);
 	}
 	self = node_addr(family);
-	if (!self || addr_is_zero(family, self)) {
-		lb->reason = DROP_NO_ROUTE;
-		return LB_DROP;
-	}
+	if (!self || addr_is_zero(family, self))
+		return LB_SAYS(LB_DROP, DROP_NO_ROUTE);
 	flow_set_addresses(family, fresh, self, to);
 	fresh->flags |= FLOW_SNAT;
-	return LB_OPEN;
+	return LB_SAYS(LB_OPEN, 0);
+}
+
+/* Frames of their own: the stack of the way that established flows take stays short. */
+static __noinline __u32 lb_new4(enum lb_source source, const struct frontend *fe, __u8 tcp_flags, __u32 now)
+{
+	return lb_new(AF_INET, source, fe, tcp_flags, now);
+}
+
+static __noinline __u32 lb_new6(enum lb_source source, const struct frontend *fe, __u8 tcp_flags, __u32 now)
+{
+	return lb_new(AF_INET6, source, fe, tcp_flags, now);
+}
+
+static __always_inline int lb_renew(int family, enum lb_source source, const struct packet *p, struct lb *lb)
+{
+	__u32 zero = 0, says;
+	struct tuple *t = bpf_map_lookup_elem(&tuple_scratch, &zero);
+
+	lb->fresh = bpf_map_lookup_elem(&flow_scratch, &zero);
+	lb->reason = DROP_FLOW_TABLE;
+	if (!t || !lb->fresh)
+		return LB_DROP;
+	*t = p->tuple;
+	says = family == AF_INET ? lb_new4(source, lb->frontend, p->tcp_flags, lb->now)
+				 : lb_new6(source, lb->frontend, p->tcp_flags, lb->now);
+	lb->reason = says >> 8;
+	return says & 0xff;
 }
 
 /* A TCP or UDP packet with its ports. */
@@ -170,6 +191,8 @@ static __always_inline int lb_decide(int family, enum lb_source source, struct p
 	int action;
 
 	lb->now = jiffies_now();
+	lb->fresh = NULL; /* what is not set, kernels before 6.3 don't let us copy */
+	lb->frontend = NULL;
 	lb->direction = FLOW_REVERSE;
 	lb->flow = lb_reply(family, source, &p->tuple);
 	if (lb->flow)
@@ -188,27 +211,34 @@ static __always_inline int lb_decide(int family, enum lb_source source, struct p
 		if (action != LB_OPEN)
 			return action;
 	}
-	return lb_new(family, source, p, lb);
+	return lb_renew(family, source, p, lb);
+}
+
+/* The client of the flow that is in the scratch maps keeps its backend. */
+static __noinline int lb_remember(void)
+{
+	__u32 zero = 0;
+	const struct tuple *t = bpf_map_lookup_elem(&tuple_scratch, &zero);
+	const struct flow *fresh = bpf_map_lookup_elem(&flow_scratch, &zero);
+	struct affinity_key key = {};
+
+	if (!t || !fresh)
+		return -1;
+	key.service = fresh->service;
+	__builtin_memcpy(key.client, &t->src, ADDR_LEN);
+	backend_remember(&key, fresh->backend, fresh->generation);
+	return 0;
 }
 
 /* Stores what lb_decide() chose. 0 or a drop reason. */
-static __always_inline int lb_open(int family, struct packet *p, struct lb *lb, enum flow_path path)
+static __always_inline int lb_open(int family, struct lb *lb, enum flow_path path)
 {
-	__u32 zero = 0;
-	struct tuple *t = bpf_map_lookup_elem(&tuple_scratch, &zero);
 	int reason;
 
-	if (!t)
-		return DROP_FLOW_TABLE;
-	*t = p->tuple;
 	lb->fresh->path = path;
 	reason = family == AF_INET ? flow_open4() : flow_open6();
-	if (!reason && lb->frontend->flags & FRONTEND_AFFINITY) {
-		struct affinity_key key = { .service = lb->fresh->service };
-
-		__builtin_memcpy(key.client, &p->tuple.src, ADDR_LEN);
-		backend_remember(&key, lb->fresh->backend, lb->fresh->generation);
-	}
+	if (!reason && lb->frontend->flags & FRONTEND_AFFINITY)
+		lb_remember();
 	return reason;
 }
 

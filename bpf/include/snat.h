@@ -42,23 +42,24 @@ static __always_inline int snat_is_port(__be16 port)
 	return (__u32)bpf_ntohs(port) - settings.snat_first < settings.snat_count;
 }
 
-/* An expired entry gives up its tuple, and its other half goes with it. */
+/* An expired entry gives up its tuple, and its other half goes with it. *other is room for its key. */
 static __always_inline void flow_evict_other(int family, struct tuple *t, __u8 direction,
-					     const struct flow *f)
+					     const struct flow *f, struct tuple *other)
 {
-	struct tuple other;
 	struct flow *found;
 
-	flow_other_tuple(family, t, f, &other);
-	found = flow_find(family, &other, !direction);
+	flow_other_tuple(family, t, f, other);
+	found = flow_find(family, other, !direction);
 	if (found && flow_is_pair(family, t, found))
-		flow_delete(family, &other, !direction);
+		flow_delete(family, other, !direction);
 }
 
 /* What stands in the way of a candidate: nothing (*found is NULL), our own half, an expired one, or ... */
 static __always_inline int snat_is_taken(int family, const struct tuple *t, struct tuple *candidate,
 					 __u32 now, struct flow **found)
 {
+	/* Or the compiler keeps the address of each of its fields, on a stack that is short. */
+	asm volatile("" : "+r"(t));
 	*found = flow_find(family, candidate, FLOW_REVERSE);
 	if (!*found || flow_is_pair(family, t, *found))
 		return 0;
@@ -70,16 +71,20 @@ static __always_inline int snat_is_taken(int family, const struct tuple *t, stru
 static __always_inline int snat_search(int family, const struct tuple *t, int translated, __u32 now,
 				       struct tuple *candidate, struct flow **found)
 {
-	__u64 hash = tuple_hash(family, t) * 0x9e3779b97f4a7c15ULL;
-	__u32 at = hash >> 32, step = (hash >> 16 & 0xffff) | 1;
-	__u32 tried = 0, which = COUNTER_SNAT_RETRY;
+	__u64 hash = tuple_hash(family, t) * 0x9e3779b97f4a7c15ULL, *retries;
+	__u32 which = COUNTER_SNAT_RETRY, at, step;
 	int taken = 1;
-	__u64 *retries;
 
+	asm volatile("" : "+r"(hash)); /* now, or all that it is made of waits on the stack */
+	at = hash >> 32;
+	step = (hash >> 16 & 0xffff) | 1;
+	retries = bpf_map_lookup_elem(&counters, &which);
+	if (!retries)
+		return -1;
 	if (!translated) {
 		candidate->dport = t->sport;
 		taken = snat_is_taken(family, t, candidate, now, found);
-		tried = 1;
+		*retries += taken;
 	}
 	if (!settings.snat_count)
 		return -taken;
@@ -87,36 +92,33 @@ static __always_inline int snat_search(int family, const struct tuple *t, int tr
 	for (int i = 0; taken && i < SNAT_TRIES; i++) {
 		candidate->dport = bpf_htons(settings.snat_first + at % settings.snat_count);
 		taken = snat_is_taken(family, t, candidate, now, found);
+		*retries += taken; /* in the map at once: a number in a register is followed for each value */
 		at += step;
-		tried++;
 	}
-	/* Not "if there were any": the verifier would follow each number by itself. */
-	retries = bpf_map_lookup_elem(&counters, &which);
-	if (retries)
-		*retries += tried - 1;
 	return -taken;
 }
 
 /* Inserts the reverse half of *fresh, which is the allocation of fresh->new_sport. 0 or a drop reason. */
-static __always_inline int snat_allocate(int family, const struct tuple *t, struct flow *fresh)
+static __always_inline int snat_allocate(int family, const struct tuple *t, struct flow *fresh,
+					 struct tuple *other)
 {
 	int translated = fresh->flags & FLOW_SNAT;
 	__u32 hop = fresh->hop_ifindex;
-	struct tuple other;
+	struct tuple spare;
 	struct flow *found;
 	long err;
 
-	flow_other_tuple(family, t, fresh, &other);
-	if (snat_search(family, t, translated, fresh->seen, &other, &found))
+	flow_other_tuple(family, t, fresh, other);
+	if (snat_search(family, t, translated, fresh->seen, other, &found))
 		return translated ? DROP_SNAT_EXHAUSTED : DROP_FLOW_CLASH;
-	if (other.dport != t->sport)
+	if (other->dport != t->sport)
 		fresh->flags |= FLOW_SNAT;
 	if (found && !flow_is_pair(family, t, found))
-		flow_evict_other(family, &other, FLOW_REVERSE, found);
+		flow_evict_other(family, other, FLOW_REVERSE, found, &spare);
 	flow_turn(family, t, fresh);
 	fresh->hop_ifindex = 0;
-	err = flow_store(family, &other, FLOW_REVERSE, fresh, found ? BPF_ANY : BPF_NOEXIST);
-	flow_turn(family, &other, fresh);
+	err = flow_store(family, other, FLOW_REVERSE, fresh, found ? BPF_ANY : BPF_NOEXIST);
+	flow_turn(family, other, fresh);
 	fresh->hop_ifindex = hop;
 	/* Between look and insert another CPU may have been faster; the client will send again. */
 	return err ? DROP_FLOW_TABLE : 0;
@@ -137,8 +139,8 @@ static __always_inline int flow_open(int family)
 		return DROP_FLOW_LIMIT;
 	old = flow_find(family, t, FLOW_FORWARD);
 	if (old)
-		flow_evict_other(family, t, FLOW_FORWARD, old);
-	reason = snat_allocate(family, t, fresh);
+		flow_evict_other(family, t, FLOW_FORWARD, old, &other);
+	reason = snat_allocate(family, t, fresh, &other);
 	if (reason)
 		return reason;
 	if (!flow_store(family, t, FLOW_FORWARD, fresh, old ? BPF_ANY : BPF_NOEXIST))

@@ -132,7 +132,7 @@ static __always_inline struct flow *tc_flow(struct __sk_buff *skb, int family, s
 		*verdict = tc_drop(p, DROP_FLOW_CLASH);
 		return NULL;
 	}
-	reason = lb_open(family, p, lb, PATH_TC);
+	reason = lb_open(family, lb, PATH_TC);
 	if (!reason)
 		return lb->fresh;
 	*verdict = reason == DROP_SNAT_EXHAUSTED ? tc_refuse(skb, family, p, reason) : tc_drop(p, reason);

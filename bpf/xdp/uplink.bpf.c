@@ -116,7 +116,7 @@ static __always_inline int uplink(struct xdp_md *ctx, int family, __u16 l3)
 	case LB_OPEN:
 		if (!(lb.fresh->flags & FLOW_LOCAL) && !has_hop(ctx, family, p, lb.fresh, lb.now))
 			return hand_over();
-		reason = lb_open(family, p, &lb, PATH_XDP);
+		reason = lb_open(family, &lb, PATH_XDP);
 		if (reason == DROP_FLOW_LIMIT)
 			return drop(p, reason);
 		if (reason)
