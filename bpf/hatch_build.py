@@ -11,5 +11,6 @@ class BpfBuildHook(BuildHookInterface):
     """Runs ``make -C bpf`` before a wheel is packed; an editable install builds with ``make bpf``."""
 
     def initialize(self, version: str, build_data: dict) -> None:
+        """Build, unless the install is editable."""
         if version != "editable":
             subprocess.run(["make", "-C", str(Path(self.root, "bpf"))], check=True)

@@ -63,7 +63,7 @@ class Backend(NamedTuple):
 
 
 class SourceRangeKey(NamedTuple):
-    """Key of ``source_ranges``; ``prefix_length`` = 32 (service) + bits of the 16-byte form (IPv4: 96 + n)."""
+    """Key of ``source_ranges``. ``prefix_length``: 32 (service) + bits of the address (IPv4: 96 + n)."""
 
     prefix_length: int
     service: int
