@@ -249,7 +249,7 @@ _RECORDS: Mapping[str, type[tuple[Any, ...]]] = {
 
 
 def record_of(struct_name: str) -> type[tuple[Any, ...]] | None:
-    """The record of a struct: ``sock_nat_key`` is SockNatKey; ``frontend4_key`` FrontendKey, ``flow4`` Flow."""
+    """The record of a struct: SockNatKey of ``sock_nat_key``, FrontendKey of ``frontend4_key``."""
     plain = re.sub(r"[46](?=_key$|$)", "", struct_name)
     return _RECORDS.get("".join(word.capitalize() for word in plain.split("_")))
 
