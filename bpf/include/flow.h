@@ -31,21 +31,22 @@ static __always_inline int addr_equal(int family, const struct addr *a, const st
 
 /* -------------------------------------------------------------------- entries */
 
+/* Key of flows4: the words of struct flow4_key. */
+#define FLOW4_KEY(t, direction)                                                                              \
+	{                                                                                                    \
+		(t)->src.w[3], (t)->dst.w[3], HALVES((t)->sport, (t)->dport),                                \
+			HALVES(BYTES((t)->proto, direction), 0)                                              \
+	}
+_Static_assert(sizeof(struct flow4_key) == 4 * sizeof(__u32), "key of flows4");
+_Static_assert(sizeof(struct flow6_key) == sizeof(struct tuple), "key of flows6");
+
 static __always_inline struct flow *flow_find(int family, struct tuple *t, __u8 direction)
 {
-	if (family == AF_INET) {
-		struct flow4_key key = {
-			.src = t->src.w[3],
-			.dst = t->dst.w[3],
-			.sport = t->sport,
-			.dport = t->dport,
-			.proto = t->proto,
-			.direction = direction,
-		};
+	__u32 key[] = FLOW4_KEY(t, direction);
 
-		return bpf_map_lookup_elem(&flows4, &key);
-	}
-	t->direction = direction;
+	if (family == AF_INET)
+		return bpf_map_lookup_elem(&flows4, key);
+	tuple_set_direction(t, direction);
 	return bpf_map_lookup_elem(&flows6, t);
 }
 
@@ -53,21 +54,13 @@ static __always_inline struct flow *flow_find(int family, struct tuple *t, __u8 
 static __always_inline long flow_store(int family, struct tuple *t, __u8 direction, const struct flow *f,
 				       __u64 flags)
 {
+	__u32 key[] = FLOW4_KEY(t, direction);
 	long err;
 
 	if (family == AF_INET) {
-		struct flow4_key key = {
-			.src = t->src.w[3],
-			.dst = t->dst.w[3],
-			.sport = t->sport,
-			.dport = t->dport,
-			.proto = t->proto,
-			.direction = direction,
-		};
-
-		err = bpf_map_update_elem(&flows4, &key, f, flags);
+		err = bpf_map_update_elem(&flows4, key, f, flags);
 	} else {
-		t->direction = direction;
+		tuple_set_direction(t, direction);
 		err = bpf_map_update_elem(&flows6, t, f, flags);
 	}
 	if (!err && flags == BPF_NOEXIST)
@@ -77,21 +70,13 @@ static __always_inline long flow_store(int family, struct tuple *t, __u8 directi
 
 static __always_inline void flow_delete(int family, struct tuple *t, __u8 direction)
 {
+	__u32 key[] = FLOW4_KEY(t, direction);
 	long err;
 
 	if (family == AF_INET) {
-		struct flow4_key key = {
-			.src = t->src.w[3],
-			.dst = t->dst.w[3],
-			.sport = t->sport,
-			.dport = t->dport,
-			.proto = t->proto,
-			.direction = direction,
-		};
-
-		err = bpf_map_delete_elem(&flows4, &key);
+		err = bpf_map_delete_elem(&flows4, key);
 	} else {
-		t->direction = direction;
+		tuple_set_direction(t, direction);
 		err = bpf_map_delete_elem(&flows6, t);
 	}
 	if (!err)
@@ -168,7 +153,7 @@ static __always_inline int flow_is_pair(int family, const struct tuple *t, const
 /* Jiffies without a packet after which the entry means nothing. */
 static __always_inline __u32 flow_timeout(__u8 state, __u8 proto)
 {
-	__u32 seconds = settings.closing_timeout;
+	__u32 seconds = state >= FLOW_CLOSED ? settings.closed_timeout : settings.closing_timeout;
 
 	if (state == FLOW_ESTABLISHED)
 		seconds = proto == IPPROTO_TCP ? settings.established_timeout : settings.udp_timeout;
@@ -191,8 +176,17 @@ static __always_inline __u8 flow_first_state(__u8 proto, __u8 tcp_flags)
 	if (tcp_flags & TCP_RST)
 		return FLOW_RESET;
 	if (tcp_flags & TCP_FIN)
-		return FLOW_CLOSING;
+		return FLOW_FIN_FORWARD;
 	return tcp_flags & TCP_SYN ? FLOW_SYN : FLOW_ESTABLISHED;
+}
+
+static __always_inline __u8 flow_state_after_fin(__u8 state, __u8 direction)
+{
+	__u8 own = direction == FLOW_FORWARD ? FLOW_FIN_FORWARD : FLOW_FIN_REVERSE;
+
+	if (state < FLOW_FIN_FORWARD || state == own)
+		return own;
+	return state < FLOW_CLOSED ? FLOW_CLOSED : state;
 }
 
 static __always_inline __u8 flow_next_state(__u8 state, const struct packet *p, __u8 direction)
@@ -202,9 +196,7 @@ static __always_inline __u8 flow_next_state(__u8 state, const struct packet *p, 
 	if (p->tcp_flags & (TCP_RST | TCP_FIN | TCP_SYN)) {
 		if (p->tcp_flags & TCP_RST)
 			return FLOW_RESET;
-		if (p->tcp_flags & TCP_FIN && state < FLOW_CLOSING)
-			return FLOW_CLOSING;
-		return state;
+		return p->tcp_flags & TCP_FIN ? flow_state_after_fin(state, direction) : state;
 	}
 	return direction == FLOW_FORWARD && state == FLOW_SYN ? FLOW_ESTABLISHED : state;
 }

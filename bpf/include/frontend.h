@@ -28,16 +28,20 @@ static __always_inline void addr_from_v4(struct addr *a, __be32 v4)
 
 static __always_inline struct frontend *frontend_find4(__be32 addr, __be16 port, __u8 proto)
 {
-	struct frontend4_key key = { .addr = addr, .port = port, .proto = proto };
+	__u32 key[] = { addr, HALVES(port, BYTES(proto, 0)) };
 
-	return bpf_map_lookup_elem(&frontends4, &key);
+	_Static_assert(sizeof(key) == sizeof(struct frontend4_key), "key of frontends4");
+	return bpf_map_lookup_elem(&frontends4, key);
 }
 
 static __always_inline struct frontend *frontend_find6(const struct addr *addr, __be16 port, __u8 proto)
 {
-	struct frontend6_key key = { .port = port, .proto = proto };
+	struct {
+		struct addr addr;
+		__u32 rest;
+	} key = { .addr = *addr, .rest = HALVES(port, BYTES(proto, 0)) };
 
-	__builtin_memcpy(key.addr, addr, sizeof(key.addr));
+	_Static_assert(sizeof(key) == sizeof(struct frontend6_key), "key of frontends6");
 	return bpf_map_lookup_elem(&frontends6, &key);
 }
 

@@ -82,7 +82,7 @@ static __always_inline int lb_established(const struct packet *p, struct lb *lb)
 		return LB_OPEN;
 	/* A SYN where the last connection has ended, or never began and its backend is leaving. */
 	if (p->tuple.proto == IPPROTO_TCP &&
-	    (f->state >= FLOW_CLOSING || (f->state == FLOW_SYN && be->state != BACKEND_ACTIVE)))
+	    (f->state >= FLOW_FIN_FORWARD || (f->state == FLOW_SYN && be->state != BACKEND_ACTIVE)))
 		return LB_OPEN;
 	return LB_FLOW;
 }
@@ -190,16 +190,18 @@ static __always_inline int lb_decide(int family, enum lb_source source, struct p
 {
 	int action;
 
-	lb->now = jiffies_now();
 	lb->fresh = NULL; /* what is not set, kernels before 6.3 don't let us copy */
 	lb->frontend = NULL;
 	lb->direction = FLOW_REVERSE;
 	lb->flow = lb_reply(family, source, &p->tuple);
-	if (lb->flow)
+	if (lb->flow) {
+		lb->now = jiffies_now();
 		return LB_FLOW;
+	}
 	lb->frontend = frontend_find(family, &p->tuple.dst, p->tuple.dport, p->tuple.proto);
 	if (!lb->frontend)
 		return LB_PASS;
+	lb->now = jiffies_now();
 	lb->direction = FLOW_FORWARD;
 	if (!frontend_admits(lb->frontend, &p->tuple.src)) {
 		lb->reason = DROP_SOURCE_RANGE;

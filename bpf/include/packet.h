@@ -21,6 +21,30 @@ struct tuple {
 	__u16 pad;      /* zero */
 };
 
+/* Two bytes, and two halves of a word, as they follow each other in memory. Keys are written in whole words:
+ * a look-up hashes words, and the processor waits for one that was stored in parts. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define BYTES(first, second) ((__u16)(first) | (__u16)(second) << 8)
+#define HALVES(first, second) ((__u32)(first) | (__u32)(second) << 16)
+#else
+#define BYTES(first, second) ((__u16)(first) << 8 | (__u16)(second))
+#define HALVES(first, second) ((__u32)(first) << 16 | (__u32)(second))
+#endif
+
+/* From the first four bytes of a TCP, UDP or SCTP header. */
+static __always_inline void tuple_set_ports(struct tuple *t, const void *header)
+{
+	__builtin_memcpy(&t->sport, header, sizeof(__u32));
+}
+
+/* The bytes after the ports. */
+static __always_inline void tuple_set_direction(struct tuple *t, __u8 direction)
+{
+	__u32 word = HALVES(BYTES(t->proto, direction), 0);
+
+	__builtin_memcpy(&t->proto, &word, sizeof(word));
+}
+
 #define PACKET_FRAGMENT 1       /* any fragment */
 #define PACKET_LATER_FRAGMENT 2 /* not the first: no transport header */
 #define PACKET_ICMP_ERROR 4     /* quotes another packet */

@@ -9,6 +9,7 @@
 #ifndef NETACCEL_PARSE_H
 #define NETACCEL_PARSE_H
 
+#include <stddef.h>
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
@@ -82,7 +83,7 @@ static __always_inline int parse_link(struct packet *p, void *data, void *end, _
 
 	if ((void *)(eth + 1) > end)
 		return PARSE_SHORT;
-	proto = eth->h_proto;
+	proto = *(__be16 *)((void *)eth + offsetof(struct ethhdr, h_proto)); /* a packed struct reads bytes */
 	p->l3 = sizeof(*eth);
 #pragma unroll
 	for (int i = 0; i < VLAN_DEPTH; i++) {
@@ -106,62 +107,55 @@ static __always_inline int icmp_is_error(int family, __u8 type)
 	return type >= ICMPV6_DEST_UNREACH && type <= ICMPV6_PARAMPROB;
 }
 
-/* Bytes of transport header to be had; 0: not understood. */
-static __always_inline __u32 transport_length(__u8 proto, int mode)
+/* The transport header of a TCP segment or UDP datagram, or of what else has ports in its first four bytes;
+ * `need` is what must be there of it. */
+static __always_inline int parse_ports(struct packet *p, void *data, void *end, __u32 need)
 {
-	switch (proto) {
-	case IPPROTO_TCP:
-		return mode == PARSE_QUOTED ? 8 : sizeof(struct tcphdr);
-	case IPPROTO_UDP:
-		return sizeof(struct udphdr);
-	}
-	if (mode == PARSE_PLAIN)
-		return 0;
-	switch (proto) {
-	case IPPROTO_ICMP:
-	case IPPROTO_ICMPV6:
-		return 8;
-	case IPPROTO_SCTP:
-		return mode == PARSE_QUOTED ? 8 : 12;
-	}
-	return 0;
+	__u8 *bytes = packet_at(data, p->l4);
+
+	if (p->l4 - p->l3 + need > p->tot_len)
+		return PARSE_OTHER;
+	if ((void *)(bytes + need) > end)
+		return PARSE_SHORT;
+	p->l4_len = need;
+	tuple_set_ports(&p->tuple, bytes);
+	if (need < sizeof(struct tcphdr))
+		return PARSE_OK;
+	if (bytes[12] < 5 << 4)
+		return PARSE_OTHER;
+	p->tcp_flags = bytes[13];
+	return PARSE_OK;
+}
+
+static __always_inline int parse_icmp(int family, struct packet *p, void *data, void *end)
+{
+	__u8 *bytes = packet_at(data, p->l4);
+
+	if (p->l4 - p->l3 + 8 > p->tot_len)
+		return PARSE_OTHER;
+	if ((void *)(bytes + 8) > end)
+		return PARSE_SHORT;
+	p->l4_len = 8;
+	if (icmp_is_error(family, bytes[0]))
+		p->flags |= PACKET_ICMP_ERROR;
+	return PARSE_OK;
 }
 
 /* Ports (0 where the protocol has none), flags, l4_len. p->l4, p->tot_len and the protocol are set. */
 static __always_inline int parse_transport(int family, struct packet *p, void *data, void *end, int mode)
 {
-	__u32 l4 = p->l4, need = transport_length(p->tuple.proto, mode);
-	struct ports *ports;
-	__u8 *bytes;
-
-	if (!need || l4 > HEADERS_MAX || l4 - p->l3 + need > p->tot_len)
+	if (p->l4 > HEADERS_MAX)
 		return PARSE_OTHER;
-	bytes = packet_at(data, l4);
-	ports = (void *)bytes;
-	/* One comparison a protocol, each with a constant, is what the verifier wants to see. */
-	if (p->tuple.proto == IPPROTO_TCP && mode != PARSE_QUOTED) {
-		if ((void *)(bytes + sizeof(struct tcphdr)) > end)
-			return PARSE_SHORT;
-		if (bytes[12] < 5 << 4)
-			return PARSE_OTHER;
-		p->tcp_flags = bytes[13];
-	} else if (p->tuple.proto == IPPROTO_SCTP && mode == PARSE_WHOLE) {
-		if ((void *)(bytes + 12) > end)
-			return PARSE_SHORT;
-	} else if ((void *)(bytes + 8) > end) {
-		return PARSE_SHORT;
-	}
-	p->l4_len = need;
-	if (mode != PARSE_PLAIN && (p->tuple.proto == IPPROTO_ICMP || p->tuple.proto == IPPROTO_ICMPV6)) {
-		if (p->tuple.proto != (family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
-			return PARSE_OTHER;
-		if (icmp_is_error(family, bytes[0]))
-			p->flags |= PACKET_ICMP_ERROR;
-		return PARSE_OK;
-	}
-	p->tuple.sport = ports->source;
-	p->tuple.dport = ports->dest;
-	return PARSE_OK;
+	if (p->tuple.proto == IPPROTO_TCP)
+		return parse_ports(p, data, end, mode == PARSE_QUOTED ? 8 : sizeof(struct tcphdr));
+	if (p->tuple.proto == IPPROTO_UDP)
+		return parse_ports(p, data, end, sizeof(struct udphdr));
+	if (mode == PARSE_PLAIN)
+		return PARSE_OTHER;
+	if (p->tuple.proto == (family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return parse_icmp(family, p, data, end);
+	return p->tuple.proto == IPPROTO_SCTP ? parse_ports(p, data, end, mode == PARSE_QUOTED ? 8 : 12)
+					      : PARSE_OTHER;
 }
 
 static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __u32 frame_len, int mode)
