@@ -132,7 +132,8 @@ class Timeouts(_Frozen):
 
     syn: Seconds = 60
     established: Seconds = 21600
-    closing: Seconds = 10
+    closing: Seconds = 120
+    closed: Seconds = 10
     unreplied: Seconds = 30
     udp: Seconds = 180
 
@@ -166,7 +167,7 @@ class Settings(_Frozen):
     node_port_range: Ports = Field(PortRange(30000, 32767), description="the cluster's node ports")
     xdp: Literal["auto", "off"] = Field("auto", description="XDP on uplinks where the driver can")
     new_flows_per_second: int = Field(
-        0, ge=0, le=10**8, description="new flows stored a second and CPU; 0: no limit"
+        100_000, ge=0, le=10**8, description="new flows stored a second and CPU; 0: no limit"
     )
     compare_interval: PositiveFloat = Field(300.0, description="seconds between comparisons with the maps")
     sweep_interval: PositiveFloat = Field(30.0, description="seconds between sweeps of expired flows")

@@ -92,7 +92,9 @@ enum flow_state {
 	FLOW_UNREPLIED = 0, /* UDP, first packets; replies not yet seen */
 	FLOW_SYN,           /* TCP, SYN seen */
 	FLOW_ESTABLISHED,   /* TCP with an ACK from the client; UDP with a reply */
-	FLOW_CLOSING,       /* a FIN */
+	FLOW_FIN_FORWARD,   /* the client's FIN: the backend may go on sending */
+	FLOW_FIN_REVERSE,   /* the backend's FIN */
+	FLOW_CLOSED,        /* both; from here on its SNAT port may be given away where all are in use */
 	FLOW_RESET,         /* an RST */
 	FLOW_STATES,        /* count, keep last */
 };
@@ -362,14 +364,14 @@ struct settings {
 	__u32 hz;          /* jiffies a second */
 	__u32 syn_timeout; /* seconds, all timeouts */
 	__u32 established_timeout;
-	__u32 closing_timeout;
+	__u32 closing_timeout; /* one FIN */
+	__u32 closed_timeout;  /* both, or an RST */
 	__u32 unreplied_timeout;
 	__u32 udp_timeout;
 	__u32 new_flows_per_tick; /* per CPU; 0: no limit */
 	__u16 snat_first;         /* first port for SNAT, host byte order */
 	__u16 snat_count;
-	__u32 has_retval;     /* bpf_set_retval is there: refusals have their own errno */
-	__u32 uplink_is_veth; /* room for what a driver can't do */
+	__u32 has_retval; /* bpf_set_retval is there: refusals have their own errno */
 };
 
 #endif

@@ -66,13 +66,15 @@ static __always_inline int snat_is_taken(int family, const struct tuple *t, stru
 	return !flow_expired(*found, candidate->proto, now);
 }
 
-/* The first free candidate goes into candidate->dport. 0, or -1 where all that were tried are taken. The
- * loop only looks: what follows it is verified once, and not once for each try. */
+/* The first free candidate goes into candidate->dport; where all that were tried are taken, the first whose
+ * connection is closed. 0, or -1 where there is none. The loop only looks: what follows it is verified once,
+ * and not once for each try. */
 static __always_inline int snat_search(int family, const struct tuple *t, int translated, __u32 now,
 				       struct tuple *candidate, struct flow **found)
 {
 	__u64 hash = tuple_hash(family, t) * 0x9e3779b97f4a7c15ULL, *retries;
 	__u32 which = COUNTER_SNAT_RETRY, at, step;
+	__be16 closed = 0;
 	int taken = 1;
 
 	asm volatile("" : "+r"(hash)); /* now, or all that it is made of waits on the stack */
@@ -94,6 +96,13 @@ static __always_inline int snat_search(int family, const struct tuple *t, int tr
 		taken = snat_is_taken(family, t, candidate, now, found);
 		*retries += taken; /* in the map at once: a number in a register is followed for each value */
 		at += step;
+		if (taken && *found && (*found)->state >= FLOW_CLOSED && !closed)
+			closed = candidate->dport;
+	}
+	if (taken && closed) {
+		candidate->dport = closed;
+		*found = flow_find(family, candidate, FLOW_REVERSE);
+		taken = 0;
 	}
 	return -taken;
 }

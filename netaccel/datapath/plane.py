@@ -53,6 +53,7 @@ def constants(settings: Settings, hz: int, cookie: int) -> dict[str, int]:
         "syn_timeout": times.syn,
         "established_timeout": times.established,
         "closing_timeout": times.closing,
+        "closed_timeout": times.closed,
         "unreplied_timeout": times.unreplied,
         "udp_timeout": times.udp,
         "new_flows_per_tick": per_tick,

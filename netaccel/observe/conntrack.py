@@ -91,8 +91,10 @@ class Expiry:
             "FLOW_UNREPLIED": timeouts.unreplied,
             "FLOW_SYN": timeouts.syn,
             "FLOW_ESTABLISHED": timeouts.established,
-            "FLOW_CLOSING": timeouts.closing,
-            "FLOW_RESET": timeouts.closing,
+            "FLOW_FIN_FORWARD": timeouts.closing,
+            "FLOW_FIN_REVERSE": timeouts.closing,
+            "FLOW_CLOSED": timeouts.closed,
+            "FLOW_RESET": timeouts.closed,
         }
         self._tcp = {constants[name]: (seconds + _GRACE) * hz for name, seconds in by_state.items()}
         self._udp = {**self._tcp, constants["FLOW_ESTABLISHED"]: (timeouts.udp + _GRACE) * hz}

@@ -89,7 +89,9 @@ def test_the_halves_of_a_flow_name_each_other(abi: Abi) -> None:
     [
         ("FLOW_SYN", 6, 64, False),
         ("FLOW_SYN", 6, 66, True),
-        ("FLOW_CLOSING", 6, 16, True),
+        ("FLOW_FIN_FORWARD", 6, 16, False),
+        ("FLOW_FIN_REVERSE", 6, 126, True),
+        ("FLOW_CLOSED", 6, 16, True),
         ("FLOW_RESET", 6, 16, True),
         ("FLOW_ESTABLISHED", 6, 21600, False),
         ("FLOW_ESTABLISHED", 6, 21606, True),
