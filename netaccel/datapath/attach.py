@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
@@ -189,6 +190,15 @@ class Attacher:
             if live is not None:
                 found[name] = LinkInfo(0, 0, live.prog_id, note.ifindex, note.point)
         return found
+
+    def forget_gone(self) -> None:
+        """Drop the notes of filters that went with their device; links tell of that by themselves."""
+        for name in self._filters():
+            note = _FilterNote.parse(self._instance.note(_NOTE + name))
+            try:
+                socket.if_indextoname(note.ifindex)
+            except OSError:
+                self._instance.write_note(_NOTE + name, "")
 
     def detach_all(self) -> list[str]:
         """Take off everything of this node. Returns a line for each: what was where."""

@@ -104,6 +104,7 @@ class Hooks:
         for name in self._found.keys() - wanted.keys() - attached.keys():
             if not name.startswith(_SOCKETS):
                 del self._found[name]
+        self._attacher.forget_gone()
 
     def _device_hooks(self, view: NodeView) -> Iterator[tuple[str, tuple[Hook, str, HookStatus]]]:
         for device in view.uplinks:

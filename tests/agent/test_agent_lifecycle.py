@@ -163,10 +163,11 @@ def test_pod_devices_are_taken_as_they_come_and_let_go_as_they_leave(node: Node)
     agent = node.serve()
     with netlink.inside_namespace(node.name):
         netlink.add_veth("veth1", "veth2", node.outside)
-    node.until(lambda: {"tcx-ingress-veth1", "tcx-egress-veth1"} <= links(node).keys(), agent)
+    node.until(lambda: {("tc ingress", "veth1"), ("tc egress", "veth1")} <= node.hooks().keys(), agent)
     with netlink.inside_namespace(node.name):
         netlink.delete_device("veth1")
-    node.until(lambda: not any("veth1" in name for name in links(node)), agent)
+    node.until(lambda: not any(where == "veth1" for _, where in node.hooks()), agent)
+    node.until(lambda: not any("veth1" in path.name for path in node.pins.rglob("*")), agent)
 
 
 def test_an_uplink_that_comes_late_is_taken(node: Node) -> None:

@@ -208,6 +208,19 @@ class TestWithoutTcx:
         assert "clsact" not in tc_output("qdisc")
         assert [path.name for path in instance.folder.iterdir() if path.name.startswith("filter")] == []
 
+    def test_a_filter_that_went_with_its_device_is_forgotten(
+        self, instance: Instance, attacher: Attacher, load: Load, eth0: netlink.Device
+    ) -> None:
+        netlink.add_veth("veth1", "veth2")
+        for name in ("eth0", "veth1"):
+            attacher.attach(attach.tc(name, netlink.device(name).ifindex), load("tc_prog"))
+        netlink.delete_device("veth1")
+
+        attacher.forget_gone()
+
+        notes = [path.name for path in instance.folder.iterdir() if path.name.startswith("filter")]
+        assert notes == ["filter-tcx-ingress-eth0"]
+
     def test_a_qdisc_and_filters_of_others_stay(
         self, attacher: Attacher, load: Load, eth0: netlink.Device
     ) -> None:
