@@ -40,7 +40,7 @@ for d in /tmp /run /dev/shm; do $bb mount -t tmpfs tmpfs $d; done
 $bb mount -t cgroup2 cgroup /sys/fs/cgroup
 $bb mount -t bpf bpf /sys/fs/bpf
 $bb ifconfig lo up 127.0.0.1
-export HOME=/tmp PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+export HOME=/tmp PYTHONPATH={project} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 cd {project}
 {command} </dev/null
 echo "guest ended with status $?"
