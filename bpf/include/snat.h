@@ -56,17 +56,19 @@ static __always_inline void flow_evict_other(int family, struct tuple *t, __u8 d
 
 /* What stands in the way of a candidate: nothing (*found is NULL), our own half, an expired one, or ... */
 static __always_inline int snat_is_taken(int family, const struct tuple *t, struct tuple *candidate,
-					 __u32 now, struct flow **found)
+					 __u32 now, struct flow **found, __be16 *closed)
 {
 	/* Or the compiler keeps the address of each of its fields, on a stack that is short. */
 	asm volatile("" : "+r"(t));
 	*found = flow_find(family, candidate, FLOW_REVERSE);
 	if (!*found || flow_is_pair(family, t, *found))
 		return 0;
+	if ((*found)->state >= FLOW_CLOSED)
+		*closed = candidate->dport;
 	return !flow_expired(*found, candidate->proto, now);
 }
 
-/* The first free candidate goes into candidate->dport; where all that were tried are taken, the first whose
+/* The first free candidate goes into candidate->dport; where all that were tried are taken, the last whose
  * connection is closed. 0, or -1 where there is none. The loop only looks: what follows it is verified once,
  * and not once for each try. */
 static __always_inline int snat_search(int family, const struct tuple *t, int translated, __u32 now,
@@ -74,7 +76,7 @@ static __always_inline int snat_search(int family, const struct tuple *t, int tr
 {
 	__u64 hash = tuple_hash(family, t) * 0x9e3779b97f4a7c15ULL, *retries;
 	__u32 which = COUNTER_SNAT_RETRY, at, step;
-	__be16 closed = 0;
+	__be16 closed = t->pad; /* 0, of which the verifier does not know: one state less to follow */
 	int taken = 1;
 
 	asm volatile("" : "+r"(hash)); /* now, or all that it is made of waits on the stack */
@@ -85,7 +87,7 @@ static __always_inline int snat_search(int family, const struct tuple *t, int tr
 		return -1;
 	if (!translated) {
 		candidate->dport = t->sport;
-		taken = snat_is_taken(family, t, candidate, now, found);
+		taken = snat_is_taken(family, t, candidate, now, found, &closed);
 		*retries += taken;
 	}
 	if (!settings.snat_count)
@@ -93,11 +95,9 @@ static __always_inline int snat_search(int family, const struct tuple *t, int tr
 #pragma nounroll
 	for (int i = 0; taken && i < SNAT_TRIES; i++) {
 		candidate->dport = bpf_htons(settings.snat_first + at % settings.snat_count);
-		taken = snat_is_taken(family, t, candidate, now, found);
+		taken = snat_is_taken(family, t, candidate, now, found, &closed);
 		*retries += taken; /* in the map at once: a number in a register is followed for each value */
 		at += step;
-		if (taken && *found && (*found)->state >= FLOW_CLOSED && !closed)
-			closed = candidate->dport;
 	}
 	if (taken && closed) {
 		candidate->dport = closed;
