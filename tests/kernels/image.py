@@ -41,6 +41,7 @@ $bb mount -t cgroup2 cgroup /sys/fs/cgroup
 $bb mount -t bpf bpf /sys/fs/bpf
 $bb ifconfig lo up 127.0.0.1
 export HOME=/tmp PYTHONPATH={project} PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+ulimit -n 65536
 cd {project}
 {command} </dev/null
 echo "guest ended with status $?"
