@@ -2,8 +2,8 @@
 """A real agent in a namespace of its own: how soon it attaches and is ready, what it costs while idle.
 
 Times are from the start of the process (interpreter and imports included) to the first pinned link, and to
-the agent's own line. A restart finds everything pinned. Memory and idle CPU are those of an agent that was told 50,000 endpoints and 10,000
-pods.
+the agent's own line. A restart finds everything pinned. Memory and idle CPU are those of an agent that was
+told 50,000 endpoints and 10,000 pods.
 """
 
 from __future__ import annotations

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import os
 import signal
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -56,6 +58,8 @@ def run(settings: Settings) -> None:
         instance.lock()
         stack.callback(instance.unlock)
         listeners = {field: stack.enter_context(_listen(field, at)) for field, at in _addresses(settings)}
+        # A quarter of a second of imports, meanwhile: the kernel verifies programs without this process.
+        threading.Thread(target=importlib.import_module, args=("netaccel.api.server",)).start()
         plane = stack.enter_context(Plane.start(settings, instance))
         log.info("attached after %.0f ms", 1000 * (time.monotonic() - started))
         try:
@@ -150,7 +154,7 @@ class Agent:
                 await self._reaper.close()
 
     async def _answer(self, listeners: dict[str, socket.socket]) -> None:
-        from netaccel.api.server import application, serving  # a quarter of a second: after attaching
+        from netaccel.api.server import application, serving  # see run()
 
         async with contextlib.AsyncExitStack() as stack:
             for field, listener in listeners.items():
