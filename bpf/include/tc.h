@@ -29,15 +29,18 @@ enum tc_read {
 	TC_READ_ORPHAN /* a later fragment whose first was not translated */
 };
 
-/* Where the IP header starts, and of which family. Not 0: not IP. */
-static __always_inline int tc_link(struct __sk_buff *skb, __u16 *l3, __be16 *ethertype)
+/* AF_INET or AF_INET6 and where the IP header starts; 0: not IP. */
+static __always_inline int tc_family(struct __sk_buff *skb, __u16 *l3)
 {
 	struct packet p = {};
+	__be16 ethertype;
 
-	if (parse_link(&p, (void *)(long)skb->data, (void *)(long)skb->data_end, ethertype))
-		return -1;
+	if (parse_link(&p, (void *)(long)skb->data, (void *)(long)skb->data_end, &ethertype))
+		return 0;
 	*l3 = p.l3;
-	return 0;
+	if (ethertype == bpf_htons(ETH_P_IP))
+		return AF_INET;
+	return ethertype == bpf_htons(ETH_P_IPV6) ? AF_INET6 : 0;
 }
 
 static __always_inline enum tc_read tc_read(struct __sk_buff *skb, int family, __u16 l3, struct packet *p)

@@ -134,15 +134,12 @@ static __noinline int egress6(struct __sk_buff *skb, __u16 l3)
 SEC("tc")
 int tc_pod_ingress(struct __sk_buff *skb)
 {
-	__be16 ethertype;
 	__u16 l3;
 
-	if (tc_link(skb, &l3, &ethertype))
-		return TC_NEXT;
-	switch (ethertype) {
-	case bpf_htons(ETH_P_IP):
+	switch (tc_family(skb, &l3)) {
+	case AF_INET:
 		return ingress4(skb, l3);
-	case bpf_htons(ETH_P_IPV6):
+	case AF_INET6:
 		return ingress6(skb, l3);
 	default:
 		return TC_NEXT;
@@ -152,15 +149,12 @@ int tc_pod_ingress(struct __sk_buff *skb)
 SEC("tc")
 int tc_pod_egress(struct __sk_buff *skb)
 {
-	__be16 ethertype;
 	__u16 l3;
 
-	if (tc_link(skb, &l3, &ethertype))
-		return TC_NEXT;
-	switch (ethertype) {
-	case bpf_htons(ETH_P_IP):
+	switch (tc_family(skb, &l3)) {
+	case AF_INET:
 		return egress4(skb, l3);
-	case bpf_htons(ETH_P_IPV6):
+	case AF_INET6:
 		return egress6(skb, l3);
 	default:
 		return TC_NEXT;
