@@ -6,15 +6,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from contextlib import ExitStack
-from pathlib import Path
 
 import pytest
 from ground import Node
 
 from netaccel.datapath import libbpf, netlink
 from netaccel.datapath.attach import link_info
+from netaccel.datapath.bpfmap import KernelMap
 from netaccel.datapath.bpfobject import OBJECTS, BpfObject
 
 pytestmark = pytest.mark.root
@@ -22,23 +21,22 @@ pytestmark = pytest.mark.root
 
 def links(node: Node) -> dict[str, int]:
     """Ids of the node's pinned links by name."""
-    shown = subprocess.run(["bpftool", "-j", "-f", "link"], capture_output=True, text=True, check=True)
-    return {
-        Path(pin).name: link["id"]
-        for link in json.loads(shown.stdout)
-        for pin in link.get("pinned", ())
-        if pin.startswith(str(node.pins))
-    }
+    found = {}
+    for pin in (node.pins / "links").iterdir():
+        fd = libbpf.obj_get(str(pin))
+        try:
+            found[pin.name] = link_info(fd).id
+        finally:
+            os.close(fd)
+    return found
 
 
 def maps(node: Node) -> dict[str, int]:
     """Ids of the node's pinned maps by name."""
     found = {}
     for pin in (node.pins / "maps").iterdir():
-        shown = subprocess.run(
-            ["bpftool", "-j", "map", "show", "pinned", str(pin)], capture_output=True, text=True, check=True
-        )
-        found[pin.name] = json.loads(shown.stdout)["id"]
+        with KernelMap.open_pinned(pin) as opened:
+            found[pin.name] = opened.info.id
     return found
 
 

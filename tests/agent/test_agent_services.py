@@ -17,6 +17,7 @@ from ground import PATIENCE, Node
 
 from netaccel.cli import netaccel
 from netaccel.datapath import netlink
+from netaccel.datapath.bpfmap import KernelMap
 from netaccel.datapath.plane import SET_RETVAL, kernel_version
 
 pytestmark = pytest.mark.root
@@ -186,12 +187,9 @@ def test_drift_is_found_repaired_and_counted(node: Node) -> None:
     agent = node.serve(compare_interval="0.2")
     node.until(lambda: names(node) == ["web"], agent)
     pin = node.pins / "maps" / "services"
-    shown = subprocess.run(
-        ["bpftool", "-j", "map", "dump", "pinned", str(pin)], capture_output=True, text=True, check=True
-    )
-    (entry,) = json.loads(shown.stdout)
-    key = [str(int(octet, 16)) for octet in entry["key"]]
-    subprocess.run(["bpftool", "map", "delete", "pinned", str(pin), "key", *key], check=True)
+    with KernelMap.open_pinned(pin) as services:
+        (entries,) = services.read()
+        assert services.delete(entries.keys)
     node.until(lambda: (node.status() or {})["drift_repaired"] > 0, agent)
     assert names(node) == ["web"]
 
