@@ -34,6 +34,8 @@ $bb mount -t sysfs sys /sys
 $bb mount -t devtmpfs dev /dev
 for m in /modules/*; do $bb insmod $m || echo "insmod $m failed"; done
 $bb mkdir -p /dev/shm /dev/pts
+$bb ln -s /proc/self/fd /dev/fd
+for n in 0:stdin 1:stdout 2:stderr; do $bb ln -s /proc/self/fd/${{n%:*}} /dev/${{n#*:}}; done
 $bb mount -t devpts pts /dev/pts
 for d in /tmp /run /dev/shm; do $bb mount -t tmpfs tmpfs $d; done
 {mounts}
