@@ -23,6 +23,7 @@ BOOTS = {
         ),
         600,
     ),
+    "wires": machine.Boot("tests", ("tests/datapath/test_uplink_wire.py",), 600),
     "agent": machine.Boot("tests", ("tests/agent", "-k", AGENT), 600),
 }
 
