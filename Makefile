@@ -10,19 +10,19 @@ help:
 	@sed -n 's/^## //p' Makefile
 
 ## make demo [KEEP=1]   a lab of three nodes, example Services, every path shown; KEEP=1 leaves it up
-demo: run-setup bpf
+demo: as-root run-setup bpf
 	@KEEP="$(KEEP)" $(BIN)/netaccel lab demo
 
 ## make test            every test: units, properties, programs in the kernel, the lab end to end
-test: dev-setup bpf
+test: as-root dev-setup bpf
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 ## make bench [PART=…]  the budgets, each beside a floor or a peer in the same run
-bench: bench-setup bpf
+bench: as-root bench-setup bpf
 	$(BIN)/python -m bench $(PART)
 
 ## make soak            agent killed and restarted 1,000 times under load
-soak: dev-setup bpf
+soak: as-root dev-setup bpf
 	$(BIN)/python -m bench.soak
 
 ## make test-kernels    older kernels in QEMU: do they take the programs, do the tests pass (half an hour; docs/kernels.md)
@@ -56,7 +56,10 @@ clean:
 	@$(MAKE) --no-print-directory -C bpf clean
 	rm -rf build dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
+as-root:
+	@[ "$$(id -u)" = 0 ] || { echo "make $(MAKECMDGOALS): it loads BPF programs: run as root" >&2; exit 1; }
+
 run-setup dev-setup bench-setup: %-setup:
 	@scripts/setup $*
 
-.PHONY: help demo test test-kernels bench soak lint format bpf wheel clean run-setup dev-setup bench-setup
+.PHONY: help as-root demo test test-kernels bench soak lint format bpf wheel clean run-setup dev-setup bench-setup

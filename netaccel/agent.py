@@ -35,7 +35,7 @@ from netaccel.datapath.sockets import SocketReaper, open_destroyer
 from netaccel.errors import ConfigError, DatapathError
 from netaccel.model.address import Address, is_ipv4
 from netaccel.model.endpoint import Node
-from netaccel.model.event import Delete, Event, Source, Upsert
+from netaccel.model.event import Delete, Event, Reject, Source, Upsert
 from netaccel.observe.conntrack import Census, Expiry, sweep
 from netaccel.observe.figures import FigureCache, read_figures
 from netaccel.observe.metrics import AgentFacts, Metrics
@@ -206,6 +206,9 @@ class Agent:
             case Delete(key=key) if (key.kind, key.name) == ("Node", self.settings.node_name):
                 self._node_object = None
                 self._refresh_node()
+            case Reject():
+                where = f"{event.origin} {event.path}".rstrip()
+                log.warning("%s: %s: %s", event.key or "an object", where, event.reason)
 
     def _refresh_node(self) -> None:
         self._reconciler.set_node(node_facts(self.settings, self.plane.view, self._node_object))
@@ -319,6 +322,7 @@ def node_facts(settings: Settings, view: NodeView, node: Node | None) -> NodeFac
         node_port_addresses=answering,
         primary=chosen,
         zone=node.zone if node else "",
+        node_ports=(settings.node_port_range.first, settings.node_port_range.last),
     )
 
 

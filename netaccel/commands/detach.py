@@ -46,6 +46,10 @@ def remove(instance: Instance, *, stop_agent: bool = False) -> list[str]:
     """Take everything of the node away; a line for each. DatapathError while an agent serves it."""
     if stop_agent:
         _stop(instance)
+    elif pid := instance.agent_pid():
+        raise DatapathError(
+            f"an agent (pid {pid}) serves {instance.folder}: stop it first, or give --stop-agent"
+        )
     instance.lock()
     removed = Attacher(instance).detach_all()
     released = ports.release(instance)

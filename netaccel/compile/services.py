@@ -80,6 +80,12 @@ class NodeFacts:
     primary: tuple[Address, ...] = ()
     """At most one of each family: what SNAT puts in packets."""
     zone: str = ""
+    node_ports: tuple[int, int] = (1, 65535)
+    """First and last of the cluster's node ports: any other port is the node's own."""
+
+    def is_node_port(self, port: int) -> bool:
+        """Whether a Service may have this node port."""
+        return self.node_ports[0] <= port <= self.node_ports[1]
 
 
 class Backend(NamedTuple):
@@ -156,6 +162,11 @@ def compile_service(service: Service, slices: Iterable[EndpointSlice], node: Nod
         if port.protocol not in (Protocol.TCP, Protocol.UDP):
             problems.append(f"port {port.port}/{port.protocol.name}: this protocol is not served")
             continue
+        if port.node_port and not node.is_node_port(port.node_port):
+            first, last = node.node_ports
+            problems.append(
+                f"nodePort {port.node_port} is not among the cluster's: give one from {first} to {last}"
+            )
         for family in families:
             backends, cluster = _endpoints(by_family.get(family, ()), port, node.name)
             frontends = tuple(_frontends(service, port, family, node, ranges))
@@ -269,7 +280,7 @@ def _frontends(
         yield Frontend(address, port.port, proto, kind, external, Scope.CLUSTER, limited, allowed)
     for address in unseen(service.external_ips, port.port):
         yield Frontend(address, port.port, proto, Kind.EXTERNAL_IP, external, Scope.CLUSTER)
-    if port.node_port:
+    if port.node_port and node.is_node_port(port.node_port):
         for address in unseen(node.node_port_addresses, port.node_port):
             yield Frontend(address, port.node_port, proto, Kind.NODE_PORT, external, Scope.CLUSTER)
 

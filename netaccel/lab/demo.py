@@ -301,6 +301,8 @@ def _tour(console: Console, folder: Path) -> int:
     if not EXAMPLES.is_dir():
         raise LabError(f"{EXAMPLES} is missing: run the demo from a checkout of the project")
     console.print("[bold]netaccel: three nodes, an outside client, four pods, on this machine[/]")
+    if lifecycle.is_running(NAME):
+        raise LabError(f"a lab {NAME} is up: `netaccel lab down --name {NAME}` first, or look around in it")
     lifecycle.down(NAME, lambda said: None if "no lab" in said else console.print(f"an earlier {said}"))
     begun = time.monotonic()
     state = State(NAME, 3, str(folder))

@@ -181,7 +181,12 @@ def _remove(where: Paths, name: str) -> None:
     topology.remove(name)
     cgroups.remove(root)
     if where.root.exists():
-        shutil.rmtree(where.root)
+        try:
+            shutil.rmtree(where.root)
+        except OSError as error:
+            raise LabError(
+                f"{error.filename}: {error.strerror}: unmount it wherever it is mounted, then try again"
+            ) from error
 
 
 def _unmount(path: Path) -> None:

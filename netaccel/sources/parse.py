@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from netaccel.errors import ObjectError
@@ -41,6 +42,7 @@ _TYPES: dict[str, type[raw.Named]] = {
     "Node": raw.Node,
     "Namespace": raw.Namespace,
 }
+_NEARLY = 0.85  # of a name's letters (difflib's ratio): Sevice is a Service, Endpoints no EndpointSlice
 _BY_FOLDED_NAME = {kind.lower(): kind for kind in (*API_VERSIONS, "List")}
 _LISTS = {"List": "", **{f"{kind}List": kind for kind in API_VERSIONS}}
 
@@ -186,6 +188,9 @@ def _kind(document: RawObject) -> str:
         known = _BY_FOLDED_NAME.get(kind.lower())
         if known is not None and version in ("", API_VERSIONS.get(known, "v1")):
             raise ObjectError("kind", f"{kind!r} is written {known}: correct it")
+        meant = get_close_matches(kind, API_VERSIONS, 1, _NEARLY)
+        if meant and version == API_VERSIONS[meant[0]]:
+            raise ObjectError("kind", f"there is no {kind!r} in {version}: did you mean {meant[0]}?")
         return ""
     wanted = API_VERSIONS.get(_LISTS.get(kind, kind), "v1")
     if version == wanted:

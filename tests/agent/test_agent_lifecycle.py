@@ -124,7 +124,8 @@ def test_detach_refuses_while_an_agent_serves_unless_it_may_stop_it(node: Node) 
     agent = node.serve()
     refused = node.netaccel("detach")
     assert refused.returncode == 1
-    assert f"an agent (pid {agent.pid}) already serves" in refused.stderr
+    assert f"an agent (pid {agent.pid}) serves {node.pins}" in refused.stderr
+    assert "--stop-agent" in refused.stderr
     assert node.netaccel("detach", "--stop-agent").returncode == 0
     assert agent.wait(timeout=10) == 0
     assert not node.pins.exists()
