@@ -108,12 +108,13 @@ def _print(found: dict[str, Any]) -> None:
         for line in found[kind]:
             click.echo(f"  {kind[:-1]}: {line}")
     facts = {
-        name: found[name]
+        name: f"{found[name]} s" if name == "uptime" else found[name]
         for name in ("version", "kernel", "pid", "uptime", "drift_repaired")
         if name in found
     }
-    facts |= found["counts"]
-    click.echo("  " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
+    if facts:
+        click.echo("  " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
+    click.echo("  map entries: " + ", ".join(f"{name} {count}" for name, count in found["counts"].items()))
     if "hooks" in found:
         click.echo()
         print_table(("HOOK", "WHERE", "PROGRAM", "MODE", "NOTE"), _hooks(found), "no program is attached")
