@@ -133,7 +133,7 @@ class Timeouts(_Frozen):
     syn: Seconds = 60
     established: Seconds = 21600
     closing: Seconds = 120
-    closed: Seconds = 10
+    closed: Seconds = 60
     unreplied: Seconds = 30
     udp: Seconds = 180
 

@@ -19,7 +19,6 @@ from netaccel.records import Flow, FlowKey
 
 _WRAP = 1 << 32
 _GRACE = 5  # seconds: a packet may meet the flow between our look and our deletion
-_BATCH = 4096
 
 FLOW_MAPS = {"flows4": "IPv4", "flows6": "IPv6"}
 # LRU maps and the stem of their counters in enum counter.
@@ -155,12 +154,24 @@ def _sweep_flows(maps: Maps, labels: Labels, expiry: Expiry, now: int, name: str
         halves = set(stale.values())
         for batch in maps.batches(name):
             fresh.update(key for key, flow in batch if key in halves and not expiry.expired(key, flow, now))
-    gone = [key for key, other in stale.items() if other not in fresh]
-    for start in range(0, len(gone), _BATCH):
-        some = gone[start : start + _BATCH]
-        maps.delete(name, some)
-        _count_swept(maps, labels, name, len(some))
-    return by_state, len(gone)
+    doomed = [key for key, other in stale.items() if other not in fresh]
+    gone = sum(_delete_stale(maps, expiry, now, name, key) for key in doomed)
+    if gone:
+        _count_swept(maps, labels, name, gone)
+    return by_state, gone
+
+
+def _delete_stale(maps: Maps, expiry: Expiry, now: int, name: str, key: FlowKey) -> bool:
+    """Delete one entry, unless a new flow has taken its tuple since it was read: then it is young again.
+
+    One by one, each looked at just before: a batch of deletions, judged by a reading that is some tenths of
+    a second old, would take live flows' entries with it.
+    """
+    flow = maps.get(name, key)
+    if flow is None or not expiry.expired(key, flow, now):
+        return False
+    maps.delete(name, (key,))
+    return True
 
 
 def _count_swept(maps: Maps, labels: Labels, name: str, count: int) -> None:

@@ -48,7 +48,7 @@ class Tables:
         return 10
 
     def get(self, name: str, key: Any) -> Any:
-        return self.tables.setdefault(name, {}).get(key, [0, 0])
+        return self.tables.setdefault(name, {}).get(key, [0, 0] if name == "counters" else None)
 
     def write(self, name: str, entries: Sequence[tuple[Any, Any]]) -> None:
         self.tables.setdefault(name, {}).update(entries)
@@ -91,8 +91,9 @@ def test_the_halves_of_a_flow_name_each_other(abi: Abi) -> None:
         ("FLOW_SYN", 6, 66, True),
         ("FLOW_FIN_FORWARD", 6, 16, False),
         ("FLOW_FIN_REVERSE", 6, 126, True),
-        ("FLOW_CLOSED", 6, 16, True),
-        ("FLOW_RESET", 6, 16, True),
+        ("FLOW_CLOSED", 6, 64, False),
+        ("FLOW_CLOSED", 6, 66, True),
+        ("FLOW_RESET", 6, 66, True),
         ("FLOW_ESTABLISHED", 6, 21600, False),
         ("FLOW_ESTABLISHED", 6, 21606, True),
         ("FLOW_ESTABLISHED", 17, 186, True),
@@ -118,6 +119,24 @@ def test_an_expired_half_whose_other_half_was_evicted_goes(abi: Abi) -> None:
     key, flow = next(iter(flow_pair(abi, 4000, "FLOW_SYN", (100, 100)).items()))
     maps = Tables(flows4={key: flow})
     assert run_sweep(abi, maps).swept == 1
+
+
+def test_an_entry_that_a_new_flow_took_over_during_the_sweep_stays(abi: Abi) -> None:
+    old, young = (flow_pair(abi, 4000, "FLOW_CLOSED", ages) for ages in ((90, 90), (0, 0)))
+    (_, _), (reverse, taken) = young.items()
+
+    class Busy(Tables):
+        """A program writes between the sweep's reading and its deletions."""
+
+        def batches(self, name: str) -> Iterator[Sequence[tuple[Any, Any]]]:
+            yield from super().batches(name)
+            if name == "flows4":
+                self.tables[name][reverse] = taken
+
+    maps = Busy(flows4=dict(old))
+    maps_before_second_reading = maps.tables["flows4"]
+    run_sweep(abi, maps)
+    assert maps_before_second_reading[reverse] == taken
 
 
 def test_a_flow_seen_after_the_clock_was_read_is_young(abi: Abi) -> None:
