@@ -73,6 +73,20 @@ def run() -> list[Result]:
     ]
 
 
+def measure(mode: str) -> dict[str, float]:
+    """All three figures for one way of forwarding."""
+    with laboratory(mode) as lab:
+        if mode == "nftables":
+            masquerade(lab)
+        url = f"http://{lab.plan.nodes[0].address4}:{TCP_PORT}/"
+        wait_for(lambda: lab.curl("client", url), f"{url} by {mode}")
+        return {
+            "requests": requests(lab, WRK, url),
+            "connections": requests(lab, WRK_CLOSE, url),
+            "packets": packets(lab),
+        }
+
+
 @contextmanager
 def laboratory(mode: str) -> Iterator[Lab]:
     """A lab of two nodes; node-2 has the pod."""
