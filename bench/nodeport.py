@@ -36,11 +36,6 @@ from netaccel.lab.state import State
 
 SECONDS = 2.0
 ROUNDS = 5
-ROWS = (
-    ("packets", "UDP, 1,024 flows", "packets/s"),
-    ("requests", "HTTP, kept connections", "requests/s"),
-    ("connections", "HTTP, a connection each", "requests/s"),
-)
 FLOWS = 1024
 TCP_PORT, UDP_PORT = 30080, 30007
 LIVE_FRAMES = 2
@@ -60,7 +55,7 @@ def run() -> list[Result]:
     found = {mode: measure(mode) for mode in ("nftables", "tc", "auto")}
     return [
         Result(
-            f"NodePort by {path}, {title}",
+            f"{title}, {path}",
             found[mode][what],
             unit,
             found["nftables"][what],
