@@ -35,7 +35,7 @@ from netaccel.datapath.sockets import SocketReaper, open_destroyer
 from netaccel.errors import ConfigError, DatapathError
 from netaccel.model.address import Address, is_ipv4
 from netaccel.model.endpoint import Node
-from netaccel.model.event import Delete, Event, Reject, Source, Upsert
+from netaccel.model.event import Delete, Event, Reject, Source, SourceStatus, Upsert
 from netaccel.observe.conntrack import Census, Expiry, sweep
 from netaccel.observe.figures import FigureCache, read_figures
 from netaccel.observe.metrics import AgentFacts, Metrics
@@ -296,6 +296,10 @@ class _Told:
     def __init__(self, source: Source, tell: Callable[[Event], None]) -> None:
         self._source = source
         self._tell = tell
+
+    def status(self) -> SourceStatus:
+        """The source's own."""
+        return self._source.status()
 
     async def events(self) -> AsyncIterator[tuple[Event, ...]]:
         """The source's batches."""

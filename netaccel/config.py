@@ -37,6 +37,8 @@ FILE = PREFIX + "CONFIG"
 # A Service named "netaccel" makes the kubelet set variables of these forms in every pod beside it.
 _SERVICE_LINK = re.compile(r"NETACCEL_(SERVICE_(HOST|PORT)|PORT(_\d+_(TCP|UDP|SCTP))?)(_\w+)?$")
 
+_LABEL_VALUE = r"^(([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9])?$"
+
 
 class PortRange(NamedTuple):
     """Ports ``first`` to ``last``, both included."""
@@ -85,6 +87,14 @@ def parse_host_port(value: object) -> HostPort:
     return HostPort(match[1] or match[2] or "", int(match[3]))
 
 
+def _endpoint(value: object) -> HostPort:
+    """A server's address: both parts must be there. Raises ValueError."""
+    found = parse_host_port(value)
+    if not found.host or not found.port:
+        raise ValueError("give ADDRESS:PORT, as 192.168.0.10:6443 or [fd00::10]:6443")
+    return found
+
+
 def _network(value: str) -> str:
     return str(ipaddress.ip_network(value.strip(), strict=False))
 
@@ -114,6 +124,7 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_from_list)]
 Networks = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], BeforeValidator(_from_list)]
 Ports = Annotated[PortRange, BeforeValidator(parse_port_range)]
 Listen = Annotated[HostPort, BeforeValidator(parse_host_port)]
+Endpoint = Annotated[HostPort, BeforeValidator(_endpoint)]
 Seconds = Annotated[int, Field(ge=1, le=2**20)]  # × 1000 jiffies a second stays below 2^31
 
 
@@ -143,6 +154,22 @@ class Settings(_Frozen):
 
     node_name: str = Field(min_length=1, description="this node's name in the cluster")
     manifests: Path | None = Field(None, description="folder of manifests to serve from")
+    kubeconfig: str | None = Field(
+        None,
+        description="kubeconfig to serve from (several with colons between), as KUBECONFIG; in a pod: none",
+    )
+    api_servers: Annotated[tuple[Endpoint, ...], BeforeValidator(_from_list)] = Field(
+        (), description="API servers' own addresses, instead of the kubeconfig's or the pod's one"
+    )
+    kube_proxy: Literal["beside", "instead"] = Field(
+        "beside", description="whether a kube-proxy serves this node too, or this agent stands in for it"
+    )
+    service_proxy_name: Annotated[str, Field(pattern=_LABEL_VALUE)] = Field(
+        "", description="serve only Services whose label service.kubernetes.io/service-proxy-name says this"
+    )
+    drain: bool = Field(
+        False, description="serve flows that are open and leave new ones to the node's stack (kube-proxy)"
+    )
     cgroup: Path | None = Field(None, description="root of the cgroup v2 subtree whose sockets are served")
     bpffs: Path = Field(Path("/sys/fs/bpf"), description="folder of a bpf file system for pins")
     uplinks: Names = Field((), description="devices to the outside; unset: those with a default route")
@@ -156,6 +183,9 @@ class Settings(_Frozen):
     http: Listen = Field(HostPort("127.0.0.1", 9962), description="where the API listens")
     metrics: Annotated[Listen | None, BeforeValidator(_from_off)] = Field(
         None, description="one more address for /metrics alone; off: none"
+    )
+    healthz: Annotated[Listen | None, BeforeValidator(_from_off)] = Field(
+        None, description="where load balancers ask for this node's health, as 0.0.0.0:10256; off: nowhere"
     )
     map_sizes: Annotated[dict[str, PositiveInt], BeforeValidator(_from_mapping)] = Field(
         default_factory=dict, description="entries by map, where the default is not wanted"
@@ -202,6 +232,8 @@ def load(
         for name, value in layer.items():
             values[name] = value
             origins[name] = origin
+    if not values.get("kubeconfig") and environment.get("KUBECONFIG"):
+        values["kubeconfig"] = environment["KUBECONFIG"]
     if not values.get("node_name"):
         values["node_name"] = environment.get("NODE_NAME") or socket.gethostname()
     try:

@@ -8,7 +8,9 @@
     ├── ObjectError            a Kubernetes object that can't be used: where in it, and why
     ├── CapacityError          what does not fit: a full map, no free id, no free range
     ├── AbiError               the objects' BTF and the records disagree
-    ├── LabError               the lab can't do what was asked
+    ├── LabError               the lab, or the cluster in namespaces, can't do what was asked
+    ├── ApiError               the API server said no: status, reason, seconds to wait
+    │   └── ApiUnreachableError    ... or could not be asked at all
     └── DatapathError          the kernel refused something
         ├── VerifierError      ... a program; keeps the verifier's whole log
         ├── AttachError        ... a hook: busy, absent, or not possible on that device
@@ -48,6 +50,26 @@ class AbiError(NetaccelError):
 
 class LabError(NetaccelError):
     """The lab is not up, is half there, or a tool that builds it failed."""
+
+
+class ApiError(NetaccelError):
+    """The API server refused a request.
+
+    ``status``: HTTP's, 0 where there was no answer. ``reason``: of metav1.Status, as ``Expired`` or
+    ``Forbidden``; "" where the body was none. ``retry_after``: seconds that the server asks to wait, or None.
+    """
+
+    def __init__(
+        self, message: str, status: int = 0, reason: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class ApiUnreachableError(ApiError):
+    """No API server could be reached, or the one that was stopped answering."""
 
 
 class DatapathError(NetaccelError):

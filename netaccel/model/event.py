@@ -75,8 +75,26 @@ class Synced:
 Event = Upsert | Delete | Reject | Forgive | Synced
 
 
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """What a source says of itself."""
+
+    kind: str
+    """``manifests`` or ``kubernetes``."""
+    where: str
+    """The folder, or the API server that answers now (the first one tried where none does)."""
+    heard: float | None = None
+    """time.time() at which what was told was last known to be current; None: never in this process."""
+    problem: str = ""
+    """Why it isn't current now, in one line; "" where all is well."""
+
+
 class Source(Protocol):
     """Where objects come from. Implemented by manifests and by Kubernetes."""
+
+    def status(self) -> SourceStatus:
+        """How it is now; cheap, and from the event loop's thread."""
+        ...
 
     def events(self) -> AsyncIterator[tuple[Event, ...]]:
         """Batches in order, for ever; the first ones end with Synced. Never raises for a bad object."""

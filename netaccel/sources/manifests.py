@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netaccel.errors import ConfigError
-from netaccel.model.event import Event, Forgive, Reject, Synced
+from netaccel.model.event import Event, Forgive, Reject, SourceStatus, Synced
 from netaccel.sources import tree
 from netaccel.sources.documents import NOTHING, FileContent, read_file, unreadable
 from netaccel.sources.ledger import Ledger
@@ -70,6 +70,14 @@ class ManifestSource:
         self._root: tuple[int, int] | None = None
         self._watcher: Watcher | None = None
         self._next_scan = 0.0
+
+    def status(self) -> SourceStatus:
+        """Current as long as the folder can be read."""
+        if self._doubts:
+            return SourceStatus(
+                "manifests", str(self.directory), None, next(iter(self._doubts.values())).reason
+            )
+        return SourceStatus("manifests", str(self.directory), time.time())
 
     async def events(self) -> AsyncIterator[tuple[Event, ...]]:
         """Batches in order, for ever. Raises ConfigError where the directory can't be used at the start."""
