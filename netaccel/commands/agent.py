@@ -83,7 +83,7 @@ def agent(config: Path | None, log_level: str, **flags: object) -> None:
     require_root()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     logging.getLogger("netaccel").setLevel(log_level.upper())
-    from netaccel.agent import run
+    from netaccel.agent.start import run
 
     run(settings)
 

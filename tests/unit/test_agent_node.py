@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import socket
 
-from netaccel.agent import node_facts
+from netaccel.agent.facts import node_facts
 from netaccel.config import load
 from netaccel.datapath.netlink import Address, DefaultRoute, Device
 from netaccel.datapath.node import NodeView, view

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the agent makes of what it knows, for the compiler and for people. Pure."""
+
+from __future__ import annotations
+
+from netaccel.compile.services import NodeFacts
+from netaccel.config import Settings
+from netaccel.datapath.node import NodeView
+from netaccel.model.address import Address, is_ipv4
+from netaccel.model.endpoint import Node
+from netaccel.reconcile import Reconciler, State
+
+
+def node_facts(settings: Settings, view: NodeView, node: Node | None) -> NodeFacts:
+    """What the compiler has to know: the cluster's view of this node where it fits, else the kernel's.
+
+    Of a Node's addresses only those that the node really has are believed.
+    """
+    told = [address for address in (node.addresses if node else ()) if address in view.local]
+    primary: dict[bool, Address] = {}
+    for address in (*told, *map(Address, view.primary)):
+        primary.setdefault(is_ipv4(address), address)
+    chosen = tuple(primary.values())
+    answering = tuple(map(Address, view.node_port_addresses)) if settings.node_port_addresses else chosen
+    return NodeFacts(
+        name=settings.node_name,
+        addresses=frozenset(map(Address, view.local)),
+        node_port_addresses=answering,
+        primary=chosen,
+        zone=node.zone if node else "",
+        node_ports=(settings.node_port_range.first, settings.node_port_range.last),
+    )
+
+
+def refused(reconciler: Reconciler) -> list[dict[str, str]]:
+    """Objects that are not in force as written, and why: object, state, where it was found, reason."""
+    found = [
+        {
+            "object": str(reject.key or ""),
+            "state": State.REJECTED.value,
+            "where": f"{reject.origin} {reject.path}".rstrip(),
+            "reason": reject.reason,
+        }
+        for reject in reconciler.world.rejections()
+    ]
+    told = {entry["object"] for entry in found}
+    for key, condition in reconciler.conditions().items():
+        if condition.reasons and str(key) not in told:
+            reason = "; ".join(condition.reasons)
+            found.append({"object": str(key), "state": condition.state.value, "where": "", "reason": reason})
+    return found

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one agent says of itself and of its node: status, metrics, Services, maps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from netaccel import __version__
+from netaccel.agent.facts import refused
+from netaccel.api.views import ServiceView, map_rows, read_tables, services
+from netaccel.observe.figures import FigureCache, read_figures
+from netaccel.observe.metrics import AgentFacts, Metrics
+from netaccel.reconcile import Report
+
+if TYPE_CHECKING:
+    from netaccel.agent.core import Agent
+
+
+class Answers:
+    """Implements netaccel.api.server.Answers for one agent."""
+
+    def __init__(self, agent: Agent, heard_before: float) -> None:
+        """``heard_before``: time.time() at which an earlier agent's source was last current, 0: unknown."""
+        self._agent = agent
+        self._heard_before = heard_before
+        self._maps, self._abi = agent.plane.loaded.maps, agent.plane.loaded.abi
+        self._metrics = Metrics(
+            FigureCache(lambda: read_figures(self._maps, self._abi)), lambda: agent.census, self._facts
+        )
+
+    def account(self, report: Report) -> None:
+        """Take note of one pass."""
+        self._metrics.reconcile_duration.observe(report.duration)
+        if report.latency is not None:
+            self._metrics.event_latency.observe(report.latency)
+
+    def readiness(self) -> list[str]:
+        """Reasons why this node is not served yet."""
+        reasons = []
+        if not self._agent.plane.hooks.attached():
+            reasons.append("no program is attached")
+        if not self._agent.reconciler.ready.is_set():
+            reasons.append(f"the source's first state is not in the maps yet{self._age()}")
+        return reasons
+
+    def _age(self) -> str:
+        """How old the pinned state is that is served meanwhile."""
+        if not self._heard_before:
+            return ""
+        age = max(0.0, time.time() - self._heard_before)
+        return f"; what is pinned is served on, {_duration(age)} old"
+
+    async def status(self) -> dict[str, Any]:
+        """What /status and ``netaccel status`` show."""
+        agent = self._agent
+        counts = await asyncio.to_thread(self.counts)
+        reasons = self.readiness()
+        return {
+            "node": agent.settings.node_name,
+            "version": __version__,
+            "kernel": os.uname().release,
+            "pid": os.getpid(),
+            "uptime": round(time.monotonic() - agent.started, 1),
+            "ready": not reasons,
+            "reasons": reasons,
+            "warnings": self.warnings(),
+            "refused": refused(agent.reconciler),
+            "waiting": [
+                f"EndpointSlice {key.namespace}/{key.name}" for key in agent.reconciler.world.waiting_slices()
+            ],
+            "counts": counts,
+            "drift_repaired": agent.reconciler.stats.drift.total(),
+            "hooks": [asdict(hook) for hook in agent.plane.hooks.status()],
+            "sources": self._sources(),
+            "maps": {name: fill._asdict() for name, fill in agent.census.fill.items()},
+            "features": [feature._asdict() for feature in agent.features],
+        }
+
+    def warnings(self) -> list[str]:
+        """What is served less well than asked, now."""
+        found = list(self._agent.plane.warnings())
+        if error := self._agent.reconciler.stats.last_error:
+            found.append(f"the last pass failed, it is tried again: {error}")
+        if self._agent.origin and (problem := self._agent.origin.source.status().problem):
+            found.append(problem)
+        return found
+
+    def _sources(self) -> list[dict[str, Any]]:
+        if not self._agent.origin:
+            return []
+        told, world = self._agent.origin.source.status(), self._agent.reconciler.world
+        heard = told.heard or self._heard_before or None
+        return [
+            {
+                "kind": told.kind,
+                "where": told.where,
+                "synced": world.synced,
+                "heard": heard,
+                "age": None if heard is None else round(max(0.0, time.time() - heard), 1),
+                "problem": told.problem,
+                "objects": dict(world.counts()),
+            }
+        ]
+
+    def counts(self) -> dict[str, int]:
+        """Entries of the maps that people ask for; reads the maps."""
+        return {name: self._maps.count(name) for name in ("services", "frontends", "backends")}
+
+    def metrics(self) -> bytes:
+        """What /metrics shows."""
+        return self._metrics.text()
+
+    def services(self) -> list[ServiceView]:
+        """Services as the maps hold them."""
+        return services(read_tables(self._maps), self._abi)
+
+    def map_names(self) -> list[str]:
+        """Maps by logical name."""
+        return list(self._maps.names())
+
+    def map_rows(self, name: str) -> list[dict[str, object]]:
+        """Entries of one map, readable."""
+        return map_rows(name, self._maps.dump(name), self._abi)
+
+    def _facts(self) -> AgentFacts:
+        reconciler = self._agent.reconciler
+        kinds = Counter(entry["object"].partition(" ")[0] or "unknown" for entry in refused(reconciler))
+        return AgentFacts(
+            rejected=kinds,
+            drift_repaired=reconciler.stats.drift.total(),
+            attached=self._agent.plane.hooks.attached(),
+            synced=reconciler.ready.is_set(),
+        )
+
+
+def _duration(seconds: float) -> str:
+    """``42 s``, ``3 min``, ``5 h``, ``2 days``."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
