@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# make demo | test | bench | lint | bpf | wheel | clean        (demo, test and bench as root)
+# make help lists the targets; most of them want root
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
@@ -13,9 +13,25 @@ help:
 demo: as-root run-setup bpf
 	@KEEP="$(KEEP)" $(BIN)/netaccel lab demo
 
+## make cluster [ARGS=…] a real Kubernetes cluster on this machine, netaccel as its service proxy (first time: builds Kubernetes)
+cluster: as-root cluster-setup bpf image
+	@$(BIN)/netaccel cluster up $(ARGS)
+
+## make cluster-down    take it down again
+cluster-down: as-root cluster-setup
+	@$(BIN)/netaccel cluster down
+
+## make image           dist/netaccel-image.tar for containerd, without a container engine
+image: as-root cluster-setup bpf
+	@$(BIN)/python -m deploy.image
+
 ## make test            every test: units, properties, programs in the kernel, the lab end to end
 test: as-root dev-setup bpf
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+## make test-cluster    the same in a real cluster: kubelets, the image, rolling restarts under load
+test-cluster: as-root dev-setup cluster-setup bpf image
+	$(BIN)/pytest tests/cluster $(ARGS)
 
 ## make bench [PART=…]  the budgets, each beside a floor or a peer in the same run
 bench: as-root bench-setup bpf
@@ -59,7 +75,8 @@ clean:
 as-root:
 	@[ "$$(id -u)" = 0 ] || { echo "make $(MAKECMDGOALS): it loads BPF programs: run as root" >&2; exit 1; }
 
-run-setup dev-setup bench-setup: %-setup:
+run-setup dev-setup bench-setup cluster-setup: %-setup:
 	@scripts/setup $*
 
-.PHONY: help as-root demo test test-kernels bench soak lint format bpf wheel clean run-setup dev-setup bench-setup
+.PHONY: help as-root demo cluster cluster-down image test test-cluster test-kernels bench soak lint format bpf \
+  wheel clean run-setup dev-setup bench-setup cluster-setup

@@ -37,6 +37,8 @@ _COMMANDS = {
     "detach": _Lazy(
         "netaccel.commands.detach", "detach", "Remove all that the agent made, and nothing else."
     ),
+    "mounts": _Lazy("netaccel.commands.mounts", "mounts", "Mount what the agent needs and this node lacks."),
+    "cluster": _Lazy("netaccel.cluster.commands", "cluster", "A real Kubernetes cluster on this machine."),
     "lab": _Lazy("netaccel.lab.commands", "lab", "Nodes and pods in namespaces of this machine."),
     "version": _Lazy("netaccel.commands.version", "version", "The version of netaccel."),
 }
