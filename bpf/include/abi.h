@@ -70,6 +70,8 @@ enum frontend_flag {
 	FRONTEND_SOURCE_RANGES = 32, /* clients must match source_ranges */
 	FRONTEND_NODE_ALLOWED = 64,  /* the node itself is inside the source ranges */
 	FRONTEND_DSR = 128,          /* room: direct server return */
+	FRONTEND_DRAIN = 256,        /* flows that are open are served; all else is left to the stack */
+	FRONTEND_TAKEOVER = 512,     /* the stack may have flows that we don't know of yet */
 };
 
 enum backend_state {
@@ -104,6 +106,7 @@ enum flow_flag {
 	FLOW_LOCAL = 2,    /* the backend is on this node: up the stack after rewriting */
 	FLOW_FROM_POD = 4, /* opened through a pod device; the reply is translated there */
 	FLOW_HAIRPIN = 8,  /* client and backend are one pod */
+	FLOW_STACK = 16,   /* not ours: its packets pass untouched, the kernel's conntrack translates them */
 };
 
 /* Index into the map `counters`: what is counted per node and not per Service. */
@@ -128,7 +131,10 @@ enum counter {
 	COUNTER_SOCK_DESTROYED,
 	COUNTER_FLOW4_SWEPT, /* expired entries deleted; only the agent writes these two */
 	COUNTER_FLOW6_SWEPT,
-	COUNTERS, /* count, keep last */
+	COUNTER_FLOW4_IMPORTED, /* taken from the kernel's conntrack; only the agent writes these two */
+	COUNTER_FLOW6_IMPORTED,
+	COUNTER_TO_STACK, /* packets to a frontend that were left to the node's stack */
+	COUNTERS,         /* count, keep last */
 };
 
 /* ------------------------------------------------------- keys and values */

@@ -64,7 +64,7 @@ static __always_inline int fragment_ports(struct packet *p)
  * Service's, else 0: it may be anyone's, leave it alone. */
 static __always_inline int fragment_orphan(int family, const struct packet *p)
 {
-	return frontend_find_wildcard(family, &p->tuple.dst) ? DROP_FRAGMENT : 0;
+	return frontend_refuses_others(family, &p->tuple.dst) ? DROP_FRAGMENT : 0;
 }
 
 #endif

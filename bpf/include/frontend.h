@@ -59,6 +59,14 @@ static __always_inline struct frontend *frontend_find_wildcard(int family, const
 	return frontend_find(family, addr, 0, 0);
 }
 
+/* 1 where the address is nothing but a Service's, and nobody else may have its other ports. */
+static __always_inline int frontend_refuses_others(int family, const struct addr *addr)
+{
+	const struct frontend *fe = frontend_find_wildcard(family, addr);
+
+	return fe && !(fe->flags & FRONTEND_DRAIN);
+}
+
 /* 1 where the client may use a frontend that has source ranges. */
 static __always_inline int frontend_admits(const struct frontend *fe, const struct addr *client)
 {

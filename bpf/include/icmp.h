@@ -90,6 +90,8 @@ static __always_inline int icmp_action_of(enum icmp_hook hook, const struct flow
 {
 	int from_pod = f->flags & FLOW_FROM_POD, local = f->flags & FLOW_LOCAL;
 
+	if (f->flags & FLOW_STACK)
+		return ICMP_LEAVE; /* the kernel's conntrack does it */
 	switch (hook) {
 	case ICMP_UPLINK_INGRESS:
 		if (from_pod)

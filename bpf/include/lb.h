@@ -22,6 +22,8 @@ enum lb_action {
 	LB_REFUSE, /* answer the client, for lb->reason */
 	LB_FLOW,   /* lb->flow translates it, in lb->direction */
 	LB_OPEN,   /* lb->fresh will, once lb_open() has stored it; it replaces lb->flow if that is there */
+	LB_STACK,  /* the stack translates it: lb->flow says so */
+	LB_YIELD,  /* the stack may have it; lb->flow, if that is there, is over */
 };
 
 struct lb {
@@ -65,6 +67,38 @@ static __always_inline struct flow *lb_reply(int family, enum lb_source source, 
 	return f;
 }
 
+/* A flow that was the stack's before we came. LB_OPEN: its tuple is free for a flow of ours. */
+static __always_inline int lb_stack(const struct packet *p, const struct lb *lb)
+{
+	const struct flow *f = lb->flow;
+	int syn = p->tuple.proto == IPPROTO_TCP && IS_TCP_SYN(p->tcp_flags);
+
+	if (p->tuple.proto == IPPROTO_TCP && !syn)
+		return LB_STACK;
+	if (flow_expired(f, p->tuple.proto, lb->now))
+		return LB_OPEN;
+	/* A SYN that follows another packet at once is a copy, late on its way; else the client starts anew.
+	 */
+	if (syn && f->state != FLOW_SYN &&
+	    (f->state >= FLOW_FIN_FORWARD || (__s32)(lb->now - f->seen) > (__s32)settings.hz))
+		return LB_OPEN;
+	return LB_STACK;
+}
+
+/* 1 where a packet that no flow is known of goes to the stack: all of them while we drain; while we take over
+ * those that may be in the middle of something. A SYN with an ACK answers a connection that the node opened
+ * from this port (a masquerade may choose any): nobody sends one to a Service. */
+static __always_inline int lb_yields(const struct packet *p, const struct frontend *fe)
+{
+	int tcp = p->tuple.proto == IPPROTO_TCP;
+
+	if (tcp && (p->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK))
+		return 1;
+	if (fe->flags & FRONTEND_TAKEOVER)
+		return !(tcp && IS_TCP_SYN(p->tcp_flags));
+	return fe->flags & FRONTEND_DRAIN;
+}
+
 /* What becomes of a packet whose flow is known. LB_OPEN: choose a backend anew. */
 static __always_inline int lb_established(const struct packet *p, struct lb *lb)
 {
@@ -73,6 +107,8 @@ static __always_inline int lb_established(const struct packet *p, struct lb *lb)
 	int opens = p->tuple.proto != IPPROTO_TCP || IS_TCP_SYN(p->tcp_flags);
 
 	if (!be) {
+		if (f->flags & FLOW_STACK) /* such flows name no backend, so that others don't pay for this */
+			return lb_stack(p, lb);
 		lb->reason = DROP_BACKEND_GONE;
 		return opens ? LB_OPEN : LB_REFUSE;
 	}
@@ -213,6 +249,8 @@ static __always_inline int lb_decide(int family, enum lb_source source, struct p
 		if (action != LB_OPEN)
 			return action;
 	}
+	if (lb_yields(p, lb->frontend))
+		return LB_YIELD;
 	return lb_renew(family, source, p, lb);
 }
 

@@ -49,7 +49,7 @@ static __always_inline __u32 sock_frontend(struct sock_call *call)
 	struct frontend *fe = frontend_find(call->family, &call->addr, call->port, call->proto);
 
 	if (!fe)
-		return frontend_find_wildcard(call->family, &call->addr) ? DROP_NO_SUCH_PORT : DROP_NONE;
+		return frontend_refuses_others(call->family, &call->addr) ? DROP_NO_SUCH_PORT : DROP_NONE;
 	if (fe->kind == FRONTEND_RESERVED_PORT)
 		return DROP_NONE; /* connect() to the unspecified address means loopback */
 	if (fe->flags & FRONTEND_SOURCE_RANGES) {
@@ -71,6 +71,15 @@ static __always_inline int sock_usable(const struct sock_call *call, const struc
 {
 	return be && be->service == call->fe->service &&
 	       (!(call->fe->flags & FRONTEND_POD_LOCAL) || be->flags & BACKEND_LOCAL);
+}
+
+/* 1 where the call is left alone, so that its packets go to the stack; what was chosen before goes on. */
+static __always_inline int sock_yields(struct sock_call *call)
+{
+	if (!(call->fe->flags & FRONTEND_DRAIN) || call->be)
+		return 0;
+	call->fe = NULL;
+	return 1;
 }
 
 /* Sets call->be: the client's affine backend, else the one that the caller found in call->be (its earlier
@@ -116,6 +125,8 @@ static __always_inline __u32 sock_connect(struct sock_call *call)
 
 	if (reason || !call->fe)
 		return reason;
+	if (sock_yields(call))
+		return DROP_NONE;
 	reason = sock_choose(call);
 	if (reason)
 		return reason;
@@ -182,6 +193,8 @@ static __always_inline __u32 sock_sendmsg(struct sock_call *call, int *opened)
 			call->backend = sticky->backend;
 		}
 	}
+	if (sock_yields(call))
+		return DROP_NONE;
 	reason = sock_choose(call);
 	if (reason)
 		return reason;

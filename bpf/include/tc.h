@@ -17,6 +17,7 @@
 #include "reply.h"
 #include "rewrite_tc.h"
 #include "route.h"
+#include "stack.h"
 #include "traffic.h"
 
 #define TC_NEXT (-1) /* TC_ACT_UNSPEC and TCX_NEXT */
@@ -100,7 +101,7 @@ static __always_inline int tc_refuse(struct __sk_buff *skb, int family, const st
 /* No frontend: another port of an address that is a Service's alone is refused. */
 static __always_inline int tc_stranger(struct __sk_buff *skb, int family, const struct packet *p)
 {
-	if (!frontend_find_wildcard(family, &p->tuple.dst))
+	if (!frontend_refuses_others(family, &p->tuple.dst))
 		return TC_NEXT;
 	return tc_refuse(skb, family, p, DROP_NO_SUCH_PORT);
 }
@@ -110,6 +111,19 @@ static __always_inline int tc_orphan(int family, const struct packet *p)
 	int reason = fragment_orphan(family, p);
 
 	return reason ? tc_drop(p, reason) : TC_NEXT;
+}
+
+/* lb_decide() said LB_STACK or LB_YIELD. */
+static __always_inline int tc_stack(int family, struct packet *p, struct lb *lb, int action)
+{
+	count(COUNTER_TO_STACK);
+	if (fragment_is_first(p))
+		fragment_remember(p); /* so that the later ones follow it */
+	if (action == LB_STACK)
+		stack_track(family, p, lb);
+	else
+		stack_yield(family, p, lb);
+	return TC_NEXT;
 }
 
 /* lb_decide() said LB_REFUSE. */

@@ -216,7 +216,8 @@ static __always_inline int port_reserved(int family, const struct addr *addr, __
 {
 	struct frontend *fe = frontend_find(family, addr, port, proto);
 
-	return fe && (fe->kind == FRONTEND_NODE_PORT || fe->kind == FRONTEND_RESERVED_PORT);
+	return fe && !(fe->flags & FRONTEND_DRAIN) &&
+	       (fe->kind == FRONTEND_NODE_PORT || fe->kind == FRONTEND_RESERVED_PORT);
 }
 
 /* Only the node's own namespace shares its ports with frontends. */

@@ -60,6 +60,8 @@ static __always_inline int balance(struct __sk_buff *skb, int family, struct pac
 	action = lb_decide(family, LB_WIRE, p, &lb);
 	if (action == LB_PASS)
 		return tc_stranger(skb, family, p);
+	if (action == LB_STACK || action == LB_YIELD)
+		return tc_stack(family, p, &lb, action);
 	if (action == LB_DROP)
 		return tc_drop(p, lb.reason);
 	if (action == LB_REFUSE)
