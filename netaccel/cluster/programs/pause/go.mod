@@ -1,0 +1,3 @@
+module netaccel.io/cluster/pause
+
+go 1.24.0
