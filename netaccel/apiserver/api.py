@@ -38,8 +38,8 @@ class Api(Protocol):
 
     def stream(
         self, path: str, query: Mapping[str, str], *, silence: float
-    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """GET whose body is lines of JSON without end (a watch), one line at a time.
+    ) -> AbstractAsyncContextManager[AsyncIterator[list[bytes]]]:
+        """GET whose body is lines of JSON without end (a watch): those that have arrived, at least one.
 
         ``silence``: seconds without a byte after which the connection counts as dead
         (ApiUnreachableError). A body that ends is the end of the iterator.

@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API server as a source.
+
+``kinds`` what is asked for · ``course`` which request comes next · ``wire`` lists and watch events ·
+``told`` what was told, so that only differences are · ``reflector`` one kind, kept in step · ``source`` all.
+"""
+
+from netaccel.sources.kubernetes.source import KubernetesSource
+
+__all__ = ["KubernetesSource"]
