@@ -82,6 +82,8 @@ class NodeFacts:
     zone: str = ""
     node_ports: tuple[int, int] = (1, 65535)
     """First and last of the cluster's node ports: any other port is the node's own."""
+    proxy_name: str = ""
+    """Serve only Services that ask for this service proxy; "": those that ask for none."""
 
     def is_node_port(self, port: int) -> bool:
         """Whether a Service may have this node port."""
@@ -149,8 +151,8 @@ class CompiledService:
 
 def compile_service(service: Service, slices: Iterable[EndpointSlice], node: NodeFacts) -> CompiledService:
     """Compile one Service with its slices for one node."""
-    if not service.served:
-        return CompiledService(service.key, service.created, ignored=service.unserved_reason)
+    if ignored := service.ignored_by(node.proxy_name):
+        return CompiledService(service.key, service.created, ignored=ignored)
     families = [f for f in FAMILIES if any(_family(ip) == f for ip in service.cluster_ips)]
     problems = list(_strangers(service, families))
     ranges = _ranges(service)

@@ -86,13 +86,18 @@ class Pod:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A Node: its InternalIPs (primary first), pod CIDRs, labels, zone from topology.kubernetes.io/zone."""
+    """A Node: its InternalIPs (primary first), pod CIDRs, labels, zone from topology.kubernetes.io/zone.
+
+    ``leaving``: it is being deleted, or the cluster autoscaler has marked it for that: load balancers shall
+    take no new connections to it (KEP-3836).
+    """
 
     name: str
     addresses: tuple[Address, ...] = ()
     pod_cidrs: tuple[Cidr, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     zone: str = ""
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

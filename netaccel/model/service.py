@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from netaccel.model.address import Address, Cidr
 
+PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
+"""Its value names the service proxy that alone serves the Service (KEP-2447)."""
+
 
 class Protocol(enum.IntEnum):
     """Transport protocols by IP protocol number."""
@@ -50,8 +53,8 @@ class ServicePort:
 class Service:
     """A Service that passed validation.
 
-    ``served`` is False where a service proxy must leave it alone; ``unserved_reason`` says why
-    (headless, ExternalName, the service-proxy-name or the headless label, no address at all).
+    ``unserved_reason``: why every service proxy must leave it alone (headless, ExternalName, the headless
+    label, no address at all). ``proxy_name``: the value of its label PROXY_NAME_LABEL, None without one.
     ``ingress`` holds only the load-balancer addresses whose ipMode is VIP or absent.
     ``created`` is seconds since the epoch, infinity where the object has no date (files): a dated one is
     older. ``affinity_timeout`` in seconds, 0: no affinity.
@@ -73,8 +76,14 @@ class Service:
     uid: str = ""
     selector: tuple[tuple[str, str], ...] = ()
     unserved_reason: str = ""
+    proxy_name: str | None = None
 
-    @property
-    def served(self) -> bool:
-        """Whether a service proxy has anything to do for it."""
-        return not self.unserved_reason
+    def ignored_by(self, proxy_name: str) -> str:
+        """Why the service proxy of this name ("": the default one) leaves it alone; "" where it serves it."""
+        if self.unserved_reason:
+            return self.unserved_reason
+        if self.proxy_name == (proxy_name or None):
+            return ""
+        if self.proxy_name is None:
+            return f"it has no label {PROXY_NAME_LABEL}: {proxy_name}, without which it is not served here"
+        return f"label {PROXY_NAME_LABEL} gives it to {self.proxy_name or 'another proxy'}"

@@ -9,7 +9,7 @@ absent is fine, so a source may repeat itself after a lost watch.
 from __future__ import annotations
 
 from collections.abc import Iterable, KeysView, Mapping
-from typing import TypeVar, assert_never
+from typing import NamedTuple, TypeVar, assert_never
 
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, PodKey, SliceKey
 from netaccel.model.event import Delete, Event, Forgive, Object, ObjectKey, Reject, Synced, Upsert
@@ -20,6 +20,18 @@ _I = TypeVar("_I")
 _V = TypeVar("_V")
 
 _NOTHING: frozenset[ServiceKey] = frozenset()
+
+
+class WaitingSlice(NamedTuple):
+    """An EndpointSlice and the Service that it waits for; None where it names none."""
+
+    namespace: str
+    name: str
+    service: ServiceKey | None
+
+    def __str__(self) -> str:
+        waits = f"waits for Service {self.service}" if self.service else "names no Service"
+        return f"EndpointSlice {self.namespace}/{self.name} {waits}"
 
 
 class World:
@@ -35,12 +47,14 @@ class World:
         self.node_name = node_name
         self.synced = False
         self._services: dict[ServiceKey, Service] = {}
+        self._health_checked: dict[ServiceKey, Service] = {}
         self._slices: dict[SliceKey, EndpointSlice] = {}
         self._slices_of: dict[ServiceKey, dict[SliceKey, EndpointSlice]] = {}
         self._sorted_slices: dict[ServiceKey, tuple[EndpointSlice, ...]] = {}
         self._pods: dict[PodKey, Pod] = {}
         self._pods_on: dict[str, dict[PodKey, Pod]] = {}
         self._nodes: dict[str, Node] = {}
+        self._node_deleted = False  # this node's own object was there and is not any more
         self._namespaces: dict[str, Namespace] = {}
         self._rejections: dict[ObjectKey | None, dict[str, Reject]] = {}
 
@@ -92,6 +106,7 @@ class World:
             case "Service":
                 service_key = ServiceKey(key.namespace, key.name)
                 gone = self._services.pop(service_key, None)
+                self._health_checked.pop(service_key, None)
                 return _NOTHING if gone is None else frozenset((service_key,))
             case "EndpointSlice":
                 return self._put_slice(SliceKey(key.namespace, key.name), None)
@@ -109,6 +124,10 @@ class World:
         if self._services.get(service.key) == service:
             return _NOTHING
         self._services[service.key] = service
+        if service.health_check_node_port:
+            self._health_checked[service.key] = service
+        else:
+            self._health_checked.pop(service.key, None)
         return frozenset((service.key,))
 
     def _put_slice(self, key: SliceKey, new: EndpointSlice | None) -> frozenset[ServiceKey]:
@@ -141,6 +160,8 @@ class World:
         old = self._nodes.pop(name, None)
         if new is not None:
             self._nodes[name] = new
+        if name == self.node_name:
+            self._node_deleted = new is None and (old is not None or self._node_deleted)
         if old == new or (self.node_name and name != self.node_name):
             return _NOTHING
         return frozenset(self._services)
@@ -157,6 +178,10 @@ class World:
     def services(self) -> KeysView[ServiceKey]:
         """Keys of all Services, in no order."""
         return self._services.keys()
+
+    def health_checked(self) -> tuple[Service, ...]:
+        """Services that have a healthCheckNodePort, in no order: few, whatever the number of all."""
+        return tuple(self._health_checked.values())
 
     def slices(self, key: ServiceKey) -> tuple[EndpointSlice, ...]:
         """The slices of a Service, sorted by key; of a Service that isn't there too.
@@ -176,9 +201,14 @@ class World:
         """One slice by its own name, or None."""
         return self._slices.get(key)
 
-    def waiting_slices(self) -> tuple[SliceKey, ...]:
+    def waiting_slices(self) -> tuple[WaitingSlice, ...]:
         """Slices whose Service isn't there (or isn't named), sorted: they have no effect yet."""
-        return tuple(sorted(key for key, one in self._slices.items() if one.service not in self._services))
+        found = (
+            WaitingSlice(*key, one.service)
+            for key, one in self._slices.items()
+            if one.service not in self._services
+        )
+        return tuple(sorted(found))
 
     def pod(self, key: PodKey) -> Pod | None:
         """The Pod, or None."""
@@ -192,6 +222,15 @@ class World:
     def node(self, name: str) -> Node | None:
         """The Node, or None."""
         return self._nodes.get(name)
+
+    @property
+    def node_leaving(self) -> bool:
+        """Whether this node's own object says that it leaves the cluster, or was deleted.
+
+        One that was never there (files need have none) says nothing.
+        """
+        node = self._nodes.get(self.node_name)
+        return node.leaving if node else self._node_deleted
 
     def nodes(self) -> tuple[Node, ...]:
         """All Nodes, sorted by name."""

@@ -22,6 +22,7 @@ from netaccel.model.service import ServiceKey
 from netaccel.model.snapshot import World
 from netaccel.reconcile.dump import Maps
 from netaccel.reconcile.engine import Engine
+from netaccel.reconcile.mode import Mode
 from netaccel.reconcile.status import Condition, Report, State, Stats
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ class Reconciler:
         constants: Mapping[str, int],
         node: NodeFacts,
         *,
+        mode: Mode = Mode.SERVE,
         compare_interval: float = 300.0,
         on_backends_removed: Callable[[], Awaitable[object]] = nothing,
         on_report: Callable[[Report], None] = lambda report: None,
@@ -51,25 +53,28 @@ class Reconciler:
     ) -> None:
         """Arguments beyond the engine's.
 
-        ``compare_interval``: seconds between readings of the maps. ``on_backends_removed``: destroys sockets
+        ``mode``: what the first pass writes. ``compare_interval``: seconds between readings of the maps. ``on_backends_removed``: destroys sockets
         that are bound to removed backends; called once after the start and after every pass that removed
         one, never twice at a time; tried again after a DatapathError. ``on_report``: told of every pass.
         """
         self.stats = Stats()
         self.ready = asyncio.Event()
         """Set when the maps hold all that the source first told."""
-        self._engine = Engine(maps, constants, node)
+        self._engine = Engine(maps, constants, node, mode)
         self._compare_interval = compare_interval
         self._hook = on_backends_removed
         self._on_report = on_report
         self._clock = clock
         self._inbox: list[Event] = []
         self._node: NodeFacts | None = None
+        self._mode: Mode | None = None
         self._compare = False
         self._wake = asyncio.Event()
         self._removed = asyncio.Event()
         self._settled = asyncio.Event()
         self._oldest: float | None = None  # arrival of the oldest event that is not yet in the maps
+        self._waiting: float | None = None  # since when something waits for the next pass
+        self._undone: float | None = None  # since when what a pass has taken up is not in the maps
 
     # ---------------------------------------------------------------- questions
 
@@ -77,6 +82,11 @@ class Reconciler:
     def world(self) -> World:
         """The world as last heard."""
         return self._engine.world
+
+    @property
+    def behind_since(self) -> float | None:
+        """Since when (by the clock) something heard or asked for is not in the maps; None: all is there."""
+        return self._waiting if self._undone is None else self._undone
 
     def conditions(self) -> dict[ObjectKey, Condition]:
         """What became of every object that a pass has seen, and of those that the source refused."""
@@ -96,6 +106,16 @@ class Reconciler:
     def set_node(self, node: NodeFacts) -> None:
         """The node's addresses changed."""
         self._node = node
+        self._stir()
+
+    @property
+    def mode(self) -> Mode:
+        """What the frontends say, or will after the next pass."""
+        return self._mode or self._engine.mode
+
+    def set_mode(self, mode: Mode) -> None:
+        """Serve new flows, or leave them to the node's stack; in force when :meth:`settled` returns."""
+        self._mode = mode
         self._stir()
 
     def request_compare(self) -> None:
@@ -132,6 +152,7 @@ class Reconciler:
         while True:
             self._take()
             if not self._engine.due:
+                self._undone = None
                 if self.world.synced:
                     self._settled.set()
                 await self._wake.wait()
@@ -147,6 +168,8 @@ class Reconciler:
                 failures = 0
 
     def _take(self) -> None:
+        self._undone = self.behind_since
+        self._waiting = None
         events, self._inbox = self._inbox, []
         if events and self._engine.take(events):
             arrivals = [event.received for event in events if isinstance(event, Upsert | Delete)]
@@ -154,17 +177,22 @@ class Reconciler:
         if self._node is not None:
             self._engine.set_node(self._node)
             self._node = None
+        if self._mode is not None:
+            self._engine.set_mode(self._mode)
+            self._mode = None
         if self._compare:
             self._engine.request_compare()
             self._compare = False
 
     async def _pass(self) -> None:
         started = self._clock()
+        if self._undone is None:
+            self._undone = started
         heavy = self._engine.heavy
         report = await _uncancelled(self._engine.run) if heavy else self._engine.run()
         now = self._clock()
         latency = None if self._oldest is None else max(0.0, now - self._oldest)
-        self._oldest = None
+        self._oldest = self._undone = None
         report = replace(report, duration=now - started, latency=latency)
         self._account(report)
         if report.removed_backends or not self.ready.is_set():
@@ -203,6 +231,8 @@ class Reconciler:
     def _stir(self) -> None:
         self._settled.clear()
         self._wake.set()
+        if self._waiting is None:
+            self._waiting = self._clock()
 
 
 def _delay(failures: int) -> float:

@@ -26,6 +26,7 @@ from netaccel.sources import checks, raw
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
+LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
 
 # A quarter of a million of these are made at start: skip NamedTuple's Python-level constructor.
 _endpoint: Callable[[tuple[Any, ...]], Endpoint] = partial(tuple.__new__, Endpoint)
@@ -38,6 +39,10 @@ def convert_slice(obj: raw.EndpointSlice, meta: raw.Metadata, key: SliceKey) -> 
     if kind not in ("IPv4", "IPv6"):
         if not kind:
             raise ObjectError("addressType", "is missing: give IPv4 or IPv6")
+        if kind == "FQDN":
+            raise ObjectError(
+                "addressType", "FQDN can't be served, only DNS knows its names: give IPv4 or IPv6"
+            )
         raise ObjectError("addressType", f"{kind!r} can't be served: give IPv4 or IPv6")
     service = (meta.labels or {}).get(SERVICE_NAME_LABEL)
     return EndpointSlice(
@@ -181,6 +186,8 @@ def convert_node(obj: raw.Node, meta: raw.Metadata, name: str) -> Node:
         pod_cidrs=cidrs,
         labels=checks.labels(meta.labels),
         zone=(meta.labels or {}).get(ZONE_LABEL) or "",
+        leaving=bool(meta.deletion_timestamp)
+        or any(taint.key == LEAVING_TAINT for taint in spec.taints or ()),
     )
 
 

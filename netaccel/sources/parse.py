@@ -106,6 +106,8 @@ def decode(document: RawObject, kind: str = "") -> Object | None:
     if kind not in _TYPES:
         return None
     obj = structs.decode(document, _TYPES[kind])
+    if obj.kind is not None and obj.kind != kind:
+        raise ObjectError("kind", f"is {obj.kind!r} where a {kind} belongs: put it elsewhere")
     meta = obj.metadata or raw.Metadata()
     if kind in CLUSTER_SCOPED:
         namespace = ""

@@ -37,8 +37,9 @@ class Head(Raw):
 
 
 class Named(Raw):
-    """Any object with its metadata."""
+    """Any object with its metadata. Items of an API server's lists have no ``kind`` of their own."""
 
+    kind: str | None = None
     metadata: Metadata | None = None
 
 
@@ -213,9 +214,16 @@ class Pod(Named):
 # --------------------------------------------------------- Node, Namespace
 
 
+class Taint(Raw):
+    """spec.taints[]."""
+
+    key: str | None = None
+
+
 class NodeSpec(Raw):
     """spec."""
 
+    taints: list[Taint] | None = None
     pod_cidr: str | None = field(name="podCIDR", default=None)
     pod_cidrs: list[str] | None = field(name="podCIDRs", default=None)
 

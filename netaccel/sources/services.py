@@ -11,10 +11,9 @@ from dataclasses import replace
 
 from netaccel.errors import ObjectError
 from netaccel.model.address import Address, Cidr, is_ipv4
-from netaccel.model.service import Service, ServiceKey, ServicePort, TrafficPolicy
+from netaccel.model.service import PROXY_NAME_LABEL, Service, ServiceKey, ServicePort, TrafficPolicy
 from netaccel.sources import checks, raw
 
-PROXY_NAME_LABEL = "service.kubernetes.io/service-proxy-name"
 HEADLESS_LABEL = "service.kubernetes.io/headless"
 SOURCE_RANGES_ANNOTATION = "service.beta.kubernetes.io/load-balancer-source-ranges"
 
@@ -65,25 +64,29 @@ def convert(obj: raw.Service, meta: raw.Metadata, key: ServiceKey) -> Service:
         uid=meta.uid or "",
         selector=checks.labels(spec.selector),
         unserved_reason=_unserved_reason(meta, by_name, headless),
+        proxy_name=_label(meta, PROXY_NAME_LABEL),
     )
-    if service.served and not _has_frontend(service):
+    if not service.unserved_reason and not _has_frontend(service):
         reason = "it has no address: give spec.clusterIP, which nothing here allocates"
         return replace(service, unserved_reason=reason)
     return service
 
 
 def _unserved_reason(meta: raw.Metadata, by_name: bool, headless: bool) -> str:
-    """Why a service proxy leaves the Service alone, or ""."""
-    labels = meta.labels or {}
+    """Why every service proxy leaves the Service alone, or ""."""
     if by_name:
         return "type ExternalName: DNS alone serves it"
     if headless:
         return "headless (clusterIP: None): DNS alone serves it"
-    if PROXY_NAME_LABEL in labels:
-        return f"label {PROXY_NAME_LABEL} gives it to {labels[PROXY_NAME_LABEL] or 'another proxy'}"
-    if HEADLESS_LABEL in labels:
+    if _label(meta, HEADLESS_LABEL) is not None:
         return f"label {HEADLESS_LABEL} asks service proxies to leave it alone"
     return ""
+
+
+def _label(meta: raw.Metadata, name: str) -> str | None:
+    """The label's value, "" where it is null; None where there is no such label."""
+    labels = meta.labels
+    return labels[name] or "" if labels and name in labels else None
 
 
 def _has_frontend(service: Service) -> bool:

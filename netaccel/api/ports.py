@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""HTTP on ports that come and go: listening sockets in step with what is wanted.
+
+A port that can't be had harms only itself: it is said once, and tried again until it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+
+from aiohttp import hdrs, web
+
+from netaccel.config import HostPort
+
+log = logging.getLogger(__name__)
+
+RETRY = 5.0
+"""Seconds between tries of ports that others have (kube-proxy's own for its healthz)."""
+
+EVERYWHERE = ("", "0.0.0.0", "::")
+"""Hosts that mean every address of both families, as they do for kube-proxy."""
+
+Answer = Callable[[web.Request], web.Response]
+
+
+class Ports:
+    """One HTTP server on many ports. :meth:`want` says which, :meth:`run` keeps them until cancelled."""
+
+    def __init__(self, *, retry: float = RETRY) -> None:
+        self._retry = retry
+        self._answers: dict[int, Answer] = {}
+        self._wanted: dict[HostPort, str] = {}
+        self._open: dict[HostPort, web.SockSite] = {}
+        self._refused: dict[HostPort, str] = {}
+        self._stirred = asyncio.Event()
+        self._settled = asyncio.Event()
+
+    def want(self, places: Mapping[HostPort, str], answers: Mapping[int, Answer]) -> None:
+        """Listen at these places and no others. ``places``: what each is for; ``answers``: by port.
+
+        What is listened at already goes on undisturbed, with its new answer at once.
+        """
+        self._answers = dict(answers)
+        if places == self._wanted:
+            return
+        self._wanted = dict(places)
+        self._settled.clear()
+        self._stirred.set()
+
+    def problems(self) -> list[str]:
+        """Places that could not be had at the last try, a line each."""
+        return list(self._refused.values())
+
+    async def settled(self) -> None:
+        """Wait until everything wanted was tried."""
+        await self._settled.wait()
+
+    async def run(self) -> None:
+        """Listen until cancelled; every socket is closed then."""
+        app = web.Application()
+        app.router.add_route(hdrs.METH_ANY, "/{path:.*}", self._handle)
+        app.on_response_prepare.append(_anonymous)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await runner.setup()
+        try:
+            while True:
+                self._stirred.clear()
+                await self._follow(runner)
+                if not self._stirred.is_set():
+                    self._settled.set()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._retry if self._refused else None):
+                        await self._stirred.wait()
+        finally:
+            self._open.clear()
+            await runner.cleanup()
+
+    async def _follow(self, runner: web.AppRunner) -> None:
+        for place in self._open.keys() - self._wanted.keys():
+            await self._open.pop(place).stop()
+        for place in self._refused.keys() - self._wanted.keys():
+            del self._refused[place]
+        for place, what in list(self._wanted.items()):
+            if place in self._open:
+                continue
+            try:
+                site = web.SockSite(runner, listen(place))
+            except OSError as error:
+                self._refuse(place, what, error)
+                continue
+            await site.start()
+            self._open[place] = site
+            if self._refused.pop(place, None):
+                log.info("%s: listening at %s now", what, place)
+
+    def _refuse(self, place: HostPort, what: str, error: OSError) -> None:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        line = f"{what} at {place}: {reason}: free it"
+        if self._refused.get(place) != line:
+            log.warning("%s; tried again every %.0f s", line, self._retry)
+        self._refused[place] = line
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        transport = request.transport
+        name = transport.get_extra_info("sockname") if transport else None
+        answer = self._answers.get(name[1]) if name else None
+        if answer is None:  # a connection that outlived its port
+            response = web.Response(status=503)
+            response.force_close()
+            return response
+        return answer(request)
+
+
+async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:
+    """Anyone can ask here: what serves, and in which version, is nobody's business."""
+    response.headers.popall(hdrs.SERVER, None)
+
+
+def listen(place: HostPort) -> socket.socket:
+    """A listening socket that can be bound again at once after a restart. Raises OSError.
+
+    Where the host means every address, both families by one socket if the kernel has IPv6.
+    """
+    if place.host not in EVERYWHERE:
+        family = socket.AF_INET6 if ":" in place.host else socket.AF_INET
+        return socket.create_server(place, family=family)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("::", place.port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("0.0.0.0", place.port))
