@@ -21,6 +21,7 @@ from netaccel.model.event import Event
 from netaccel.model.service import Service, ServiceKey
 from netaccel.model.snapshot import World
 from netaccel.reconcile.dump import Maps, differences, read
+from netaccel.reconcile.mode import MapsInMode, Mode
 from netaccel.reconcile.plan import Planner, Room
 from netaccel.reconcile.status import Condition, Report, State
 
@@ -30,7 +31,9 @@ _Inputs = tuple[Service, tuple[EndpointSlice, ...], NodeFacts]
 class Engine:
     """Holds the world, what is in force, and what is still to do."""
 
-    def __init__(self, maps: Maps, constants: Mapping[str, int], node: NodeFacts) -> None:
+    def __init__(
+        self, maps: Maps, constants: Mapping[str, int], node: NodeFacts, mode: Mode = Mode.SERVE
+    ) -> None:
         """``constants``: enumerators of abi.h by name (netaccel.datapath.abi)."""
         self.world = World(node.name)
         self.conditions: dict[ServiceKey, Condition] = {}
@@ -39,7 +42,8 @@ class Engine:
         """How many Services have each state."""
         self.placed: dict[ServiceKey, Placed] = {}
         """What is in force, as last written or found."""
-        self._maps = maps
+        self._maps = MapsInMode(maps, constants, mode)
+        self._switched = False  # the mode is another since the frontends were written
         self._codes = Codes(constants)
         self._node = node
         self._node_written: records.Node | None = None
@@ -72,6 +76,17 @@ class Engine:
             self._node = node
             self._look_at(self.world.services())
 
+    @property
+    def mode(self) -> Mode:
+        """What the frontends say, or will after the next pass."""
+        return self._maps.mode
+
+    def set_mode(self, mode: Mode) -> None:
+        """Rewrite every frontend in the next pass; nothing is compiled for it."""
+        if mode != self._maps.mode:
+            self._maps.mode = mode
+            self._switched = True
+
     def request_compare(self) -> None:
         """Read the maps in the next pass, repair what is other than written, try again what was refused."""
         self._compare = True
@@ -87,12 +102,13 @@ class Engine:
         """Whether a pass has something to do. Never before the source has told all that there is."""
         if not self.world.synced:
             return False
-        return bool(self._pending or self._compare or not self._trusted or self._node_record())
+        to_do = self._pending or self._compare or self._switched or not self._trusted
+        return bool(to_do or self._node_record())
 
     @property
     def heavy(self) -> bool:
         """Whether the next pass may take longer than an event loop should wait."""
-        return not self._trusted or self._compare or len(self._pending) > 100
+        return not self._trusted or self._compare or self._switched or len(self._pending) > 100
 
     def _look_at(self, keys: Iterable[ServiceKey]) -> None:
         for key in keys:
@@ -119,10 +135,11 @@ class Engine:
     def _run(self) -> Report:
         drift: Counter[str] = Counter()
         image: Image | None = None
+        written = self._write_mode() if self._switched and self._trusted else 0
         compared = self._compare or not self._trusted
         if compared:
             image, drift = self._read()
-        written = self._write_node()
+        written += self._write_node()
         removed = 0
         looked_at = len(self._pending)
         if image is not None and not self._cautious:
@@ -134,7 +151,10 @@ class Engine:
         elif self._pending:
             count, removed = self._pass(list(self._pending), None)
             written += count
+        if compared and self._maps.others:
+            written += self._write_mode()
         self._trusted, self._compare, self._cautious, self._good = True, False, False, None
+        self._switched = False
         return Report(looked_at, written, removed, drift, compared)
 
     def _pass(self, keys: list[ServiceKey], image: Image | None) -> tuple[int, int]:
@@ -231,6 +251,12 @@ class Engine:
         self._node_written = record
         return 1
 
+    def _write_mode(self) -> int:
+        """Every frontend that is in force, in the mode that is asked for."""
+        frontends = [entry for placed in self.placed.values() for entry in placed.frontends.items()]
+        self._maps.write("frontends", frontends)
+        return len(frontends)
+
     def _node_record(self) -> records.Node | None:
         """What the map ``node`` shall hold, None where it does."""
         four = next((a for a in self._node.primary if is_ipv4(a)), bytes(16))
@@ -249,6 +275,8 @@ class Engine:
         self._node_written = self._maps.dump("node").get(0)
         if self._trusted and self._node_record():
             drift["node"] += 1
+        if self._trusted and self._maps.others:
+            drift["frontends"] += self._maps.others
         if self._trusted and not drift:
             return None, drift
         adopted = adopt(dump, self._ids.ports, self._ids.backends, self._codes.free)
