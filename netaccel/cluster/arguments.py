@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from netaccel.cluster.pki import Pair
 from netaccel.lab.process import Place
@@ -42,8 +43,7 @@ class Options:
     bound: bool = True
 
 
-@dataclass(frozen=True)
-class Ports:
+class Ports(NamedTuple):
     """TCP ports, all on loopback but the API server's."""
 
     api: int

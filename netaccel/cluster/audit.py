@@ -19,8 +19,8 @@ rules: [{level: Metadata}]
 class Request(NamedTuple):
     """One request, as the authorizer saw it (audit.k8s.io/v1 Event).
 
-    ``resource`` carries its subresource, as RBAC writes it: ``pods/status``. ``code``: HTTP's; a watch is told
-    of twice, when its answer starts and when it ends. ``path``: for what is no resource, as ``/healthz``.
+    ``resource`` carries its subresource, as RBAC writes it: ``pods/status``. ``code``: HTTP's; a watch is
+    told of twice, when its answer starts and when it ends. ``path``: the whole of it, with its query.
     """
 
     user: str

@@ -7,28 +7,26 @@ scheduler 73.
 
 from __future__ import annotations
 
-import json
-import random
+import http.client
+import ipaddress
 import re
 import shutil
 import signal
-import socket
 import subprocess
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from netaccel.cluster import arguments, audit, kubeconfig, pki
-from netaccel.cluster.arguments import LOOPBACK, Keys, Options, Ports
+from netaccel.cluster import arguments, ask, audit, kubeconfig, pki
+from netaccel.cluster.arguments import LOOPBACK, Keys, Options
 from netaccel.cluster.binaries import Binaries
 from netaccel.cluster.kubeconfig import Access
 from netaccel.cluster.pki import Identity, Pki
-from netaccel.cluster.process import Child, Program
+from netaccel.cluster.ports import free_ports
+from netaccel.cluster.process import Child, Program, environment
 from netaccel.errors import LabError
 
-_PORTS = range(20000, 30000)  # below ip_local_port_range: no client gets one between stop and start
 _TRIES = 3
 _FIRST_SERVICE_ADDRESS = 1
 _TAKEN = "address already in use"
@@ -43,7 +41,7 @@ class ControlPlane:
         self.pki = Pki(folder / "pki")
         self._binaries = binaries
         self._children: dict[str, Child] = {}
-        self._ports = _free_ports(self.options.port)
+        self._ports = free_ports(self.options.port)
 
     @property
     def server(self) -> str:
@@ -96,7 +94,7 @@ class ControlPlane:
                 self.stop()
                 if not taken or attempt == _TRIES - 1:
                     raise
-                self._ports = _free_ports(self.options.port)
+                self._ports = free_ports(self.options.port)
             except BaseException:
                 self.stop()
                 raise
@@ -105,8 +103,11 @@ class ControlPlane:
 
     def stop(self) -> None:
         """Stop it all; again is allowed. Its files stay."""
-        for name in reversed(list(self._children)):
-            self._children.pop(name).stop()
+        children = [self._children.pop(name) for name in reversed(list(self._children))]
+        for child in children[:-1]:
+            child.kill()  # what they still would write concerns nobody
+        for child in children[-1:]:
+            child.stop()
 
     def start_api_server(self) -> None:
         """Start the API server, on the port that it had, and wait until it is ready. Raises LabError."""
@@ -133,8 +134,12 @@ class ControlPlane:
         self._child("kube-apiserver").signal(signal.SIGCONT)
 
     def is_ready(self) -> bool:
-        """Whether the API server says so (``/readyz``)."""
-        return self.run_kubectl("get", "--raw=/readyz", timeout=5).stdout == "ok"
+        """Whether the API server says so (``/readyz``, which it tells anybody)."""
+        where = ask.Where(self.options.addresses[0], self._ports.api, self._namespace, self.pki.ca)
+        try:
+            return ask.get(where, "/readyz")[0] == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
 
     def compact(self) -> int:
         """Make etcd forget all revisions but the last; return that.
@@ -174,18 +179,24 @@ class ControlPlane:
         return kubeconfig.write(path, access)
 
     def kubeconfig_of_account(self, namespace: str, name: str, seconds: float = 3600) -> Path:
-        """Return a kubeconfig with a service account's token of that life. Raises LabError where it has none."""
+        """Return a kubeconfig with a service account's token. Raises LabError for no such account."""
         path = self.folder / "kubeconfigs" / f"{namespace}.{name}.{seconds:g}"
         access = Access(self.server, self.pki.ca, token=self.token(namespace, name, seconds))
         return kubeconfig.write(path, access)
 
     def token(self, namespace: str, name: str, seconds: float = 3600) -> str:
-        """Sign a service account's token; below 0: one that has ended. Raises LabError for no such account."""
+        """Sign a service account's token of that life; below 0: one that has ended.
+
+        Raises LabError for no such account.
+        """
         uid = self.kubectl("-n", namespace, "get", "serviceaccount", name, "-o", "jsonpath={.metadata.uid}")
         return self.pki.token(namespace, name, uid, seconds, arguments.ISSUER)
 
     def kubectl(self, *words: str, stdin: str = "", user: Path | None = None, timeout: float = 60) -> str:
-        """Return what kubectl prints, as ``user`` (a kubeconfig; unset: admin). Raises LabError with its complaint."""
+        """Return what kubectl prints, asking as ``user`` (a kubeconfig; unset: admin).
+
+        Raises LabError with its complaint.
+        """
         done = self.run_kubectl(*words, stdin=stdin, user=user, timeout=timeout)
         if done.returncode:
             raise LabError(f"kubectl {' '.join(words)}: {' '.join(done.stderr.split())}")
@@ -195,15 +206,25 @@ class ControlPlane:
         self, *words: str, stdin: str = "", user: Path | None = None, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """Run kubectl to its end, whatever that is; status 124 where it takes longer."""
-        command = [str(self._binaries.path("kubectl")), f"--kubeconfig={user or self.admin}", *words]
+        own = [f"--kubeconfig={user or self.admin}", f"--cache-dir={self.folder / 'kubectl'}"]
+        command = [str(self._binaries.path("kubectl")), *own, *words]
         place = self.options.place
-        entered = place.command(command) if place else command
         try:
             return subprocess.run(
-                entered, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+                place.command(command) if place else command,
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
+                env=environment({"KUBERC": "off"}),  # a person's own preferences change no result
             )
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", f"no end after {timeout:g} s")
+
+    @property
+    def _namespace(self) -> str:
+        return self.options.place.namespace if self.options.place else ""
 
     @property
     def _data(self) -> Path:
@@ -255,40 +276,14 @@ class ControlPlane:
         )
 
     def _etcd(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Ask etcd by its JSON gateway; from this process' namespace only."""
-        if self.options.place and self.options.place.namespace:
-            raise LabError("etcd is in another network namespace: only the API server can be asked there")
-        url = f"http://{LOOPBACK}:{self._ports.etcd}/v3/{path}"
-        request = urllib.request.Request(url, json.dumps(body).encode())  # noqa: S310
+        """Ask etcd by its JSON gateway (etcd.io, "Why gRPC gateway")."""
+        where = ask.Where(LOOPBACK, self._ports.etcd, self._namespace)
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-                found: dict[str, Any] = json.load(answer)
-        except OSError as error:
-            raise LabError(f"etcd: {path}: {error}") from error
-        return found
+            return ask.post_json(where, f"/v3/{path}", body)
+        except (OSError, http.client.HTTPException) as error:
+            raise LabError(f"etcd can't be asked: {error}") from error
 
 
 def _first_address(network: str) -> str:
     """The Service ``kubernetes`` has the first address of each network."""
-    import ipaddress
-
     return str(ipaddress.ip_network(network)[_FIRST_SERVICE_ADDRESS])
-
-
-def _free_ports(api: int) -> Ports:
-    """Ports that nobody listens on now; ``api``: the API server's, 0 for any."""
-    found: list[int] = []
-    while len(found) < 5:
-        port = random.choice(_PORTS)
-        if port not in found and _is_free(port):
-            found.append(port)
-    return Ports(api or found[0], *found[1:])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-        return True

@@ -17,6 +17,7 @@ from netaccel.lab.process import Place
 
 _POLL = 0.05
 _TAIL = 4096
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,12 @@ class Program:
         return self.place.command(command) if self.place else command
 
 
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """Build this process' environment without proxies: all that a cluster's programs ask is near."""
+    kept = {name: value for name, value in os.environ.items() if name.lower() not in _PROXIES}
+    return {**kept, **extra}
+
+
 class Child:
     """A program that was started, in a session and a process group of its own."""
 
@@ -60,7 +67,7 @@ class Child:
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**os.environ, **program.extra},
+                    env=environment(program.extra),
                     start_new_session=True,
                 )
             except OSError as error:

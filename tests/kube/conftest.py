@@ -1,26 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real API server for the tests of this folder.
 
-=========================  =====================================================================================
-fixture                    what it gives
-=========================  =====================================================================================
-``control_plane``          `netaccel.cluster.controlplane.ControlPlane`, one for the session: etcd, kube-apiserver
-                           on 127.0.0.1 (``.server``, ``.port``, ``.admin`` the kubeconfig, ``.audit_log``), and
-                           those controllers that remove namespaces and orphans and make service accounts. No
-                           controller touches Services, EndpointSlices, Pods or Nodes. Leave it running as it is.
-``kubectl``                ``kubectl("get", "pods", user=PATH, stdin=TEXT) -> str``; raises LabError with kubectl's
-                           complaint. ``user``: a kubeconfig, unset: the admin's.
-``apply``                  ``apply(text_or_objects, namespace="") ``: server-side apply of YAML or of objects.
-``kubeconfig_for``         ``kubeconfig_for("alice", ["devs"]) -> Path``, by certificate: no rights until bound.
-``namespace``              the name of a namespace of this test, removed with all in it afterwards.
-``own_control_plane``      a control plane of the test's own, to be killed, frozen, compacted, turned back:
-                           ``kill_api_server()``, ``start_api_server()``, ``freeze_api_server()``, ``compact()``,
-                           ``save_state(name)``, ``restore_state(name)``. Takes 5 s: ask for it only to break it.
-``start_control_plane``    ``start_control_plane(Options(...)) -> ControlPlane``, several of one's own if need be.
-=========================  =====================================================================================
+``control_plane``
+    `netaccel.cluster.controlplane.ControlPlane`, one for the session: etcd and kube-apiserver on 127.0.0.1
+    (``.server``, ``.port``, ``.admin``: the kubeconfig, ``.audit_log``: read it by `netaccel.cluster.audit`)
+    and the controllers that remove namespaces and orphans and make service accounts. None touches Services,
+    EndpointSlices, Pods or Nodes: these are the tests' own. Leave it running as it is.
+``kubectl``
+    ``kubectl("get", "pods", user=KUBECONFIG, stdin=TEXT) -> str``: what it printed. Raises LabError with
+    its complaint. Without ``user``: as admin.
+``apply``
+    ``apply(objects, namespace)``: server-side apply of one object, several, or text in YAML.
+``kubeconfig_for``
+    ``kubeconfig_for("alice", ["devs"]) -> Path``, by certificate: no rights until bound. With a service
+    account's token: ``control_plane.kubeconfig_of_account(namespace, name, seconds)``; expired if below 0.
+``namespace``
+    The name of a namespace of this test's. Removal starts when the test ends and takes seconds: look only
+    at what is in yours.
+``own_control_plane``
+    One of the test's own, to be broken: ``kill_api_server()``, ``stop_api_server()``, ``start_api_server()``,
+    ``freeze_api_server()``, ``thaw_api_server()``, ``compact()``, ``save_state(name)``,
+    ``restore_state(name)``. Starting one takes seconds: ask for it only to break it.
+``start_control_plane``
+    ``start_control_plane(Options(feature_gates={"WatchList": False})) -> ControlPlane``: one that differs.
 
-All tests of the folder run in one worker of pytest-xdist, with one control plane. Nothing outlives the run: the
-kernel ends each program with the worker that started it.
+All tests of the folder run in one worker of pytest-xdist, with one control plane. Nothing outlives the run:
+the kernel ends each program with the worker that started it.
 """
 
 from __future__ import annotations
@@ -58,6 +63,7 @@ class Kubectl(Protocol):
     ) -> str: ...
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
@@ -128,8 +134,10 @@ def kubeconfig_for(control_plane: ControlPlane) -> Callable[..., Path]:
 def namespace(kubectl: Kubectl) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:8]}"
     kubectl("create", "namespace", name)
+    # Pods are refused until its account is there.
+    kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=30s")
     yield name
-    kubectl("delete", "namespace", name, "--timeout=60s", timeout=90)
+    kubectl("delete", "namespace", name, "--wait=false")
 
 
 def _remove_data(folder: Path) -> None:
