@@ -10,6 +10,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from netaccel.agent.facts import node_facts
 from netaccel.agent.origin import Opening, Origin
@@ -25,6 +26,9 @@ from netaccel.model.endpoint import Node
 from netaccel.model.event import Delete, Event, Reject, Source, SourceStatus, Upsert
 from netaccel.observe.conntrack import Census, Expiry, sweep
 from netaccel.reconcile import Reconciler, Report
+
+if TYPE_CHECKING:
+    from netaccel.api.health import HealthServers
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +50,12 @@ class Agent:
         self.census = Census()
         self.features: list[Feature] = []
         self.origin: Origin | None = None
+        self.health: HealthServers | None = None
+        self._facts = node_facts(settings, plane.view, None)
         self.reconciler = Reconciler(
             plane.loaded.maps,
             plane.loaded.abi.constants,
-            node_facts(settings, plane.view, None),
+            self._facts,
             compare_interval=settings.compare_interval,
             on_backends_removed=self._reap,
             on_report=self._account,
@@ -72,6 +78,7 @@ class Agent:
                 tasks = [
                     group.create_task(self.reconciler.run(source), name="reconciler"),
                     group.create_task(self._answer(listeners), name="api"),
+                    group.create_task(self._answer_health(), name="health"),
                     group.create_task(self._follow_node(), name="node"),
                     group.create_task(_every(_RETRY, self._retry), name="retry"),
                     group.create_task(_every(self.settings.sweep_interval, self._sweep), name="sweep"),
@@ -95,6 +102,15 @@ class Agent:
                 app = application(self.answers, metrics_only=field == "metrics")
                 await stack.enter_async_context(serving(app, listener))
             await asyncio.Event().wait()
+
+    async def _answer_health(self) -> None:
+        from netaccel.api.health import HealthServers, wanted  # see start.run()
+
+        ports = wanted(self.settings)
+        if ports.any:
+            reconciler = self.reconciler
+            self.health = HealthServers(ports, reconciler.world, lambda: reconciler.behind_since)
+            await self.health.run()
 
     async def _follow_node(self) -> None:
         """Attach to devices as they appear, learn new addresses."""
@@ -154,10 +170,13 @@ class Agent:
                 log.warning("%s: %s: %s", event.key or "an object", where, event.reason)
 
     def _refresh_node(self) -> None:
-        self.reconciler.set_node(node_facts(self.settings, self.plane.view, self._node_object))
+        self._facts = node_facts(self.settings, self.plane.view, self._node_object)
+        self.reconciler.set_node(self._facts)
 
     def _account(self, report: Report) -> None:
         self.answers.account(report)
+        if self.health:
+            self.health.passed(self._facts)
 
 
 class _Told:

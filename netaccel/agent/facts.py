@@ -29,6 +29,7 @@ def node_facts(settings: Settings, view: NodeView, node: Node | None) -> NodeFac
         primary=chosen,
         zone=node.zone if node else "",
         node_ports=(settings.node_port_range.first, settings.node_port_range.last),
+        proxy_name=settings.service_proxy_name,
     )
 
 

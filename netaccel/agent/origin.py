@@ -6,11 +6,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from netaccel.apiserver import credentials, servers
 from netaccel.apiserver.api import Api
 from netaccel.config import Settings
 from netaccel.errors import ConfigError
 from netaccel.model.event import Source
+from netaccel.sources.kubernetes import KubernetesSource
 from netaccel.sources.manifests import ManifestSource
 
 
@@ -29,13 +32,31 @@ Opening = Callable[[], AbstractAsyncContextManager[Origin]]
 def choose(settings: Settings, environment: Mapping[str, str]) -> Opening:
     """Check early what would only be found once the datapath stands. Raises ConfigError."""
     if settings.manifests is not None:
-        return _manifests(settings)
-    raise ConfigError("nothing to serve from: give --manifests DIR")
+        return _manifests(settings.manifests)
+    if not settings.kubeconfig and not environment.get("KUBERNETES_SERVICE_HOST"):
+        raise ConfigError(
+            "nothing to serve from: give --manifests DIR or a kubeconfig (KUBECONFIG), or run in a pod"
+        )
+    return _kubernetes(settings, environment)
 
 
-def _manifests(settings: Settings) -> Opening:
-    folder = settings.manifests
-    assert folder is not None
+def _kubernetes(settings: Settings, environment: Mapping[str, str]) -> Opening:
+    servers.check(settings, in_pod=credentials.find(settings.kubeconfig, environment).in_pod)
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Origin]:
+        from netaccel.apiserver.connection import Connection  # imports aiohttp: see start.run()
+
+        async with await Connection.open(settings, environment) as api:
+            source = KubernetesSource(
+                api, node_name=settings.node_name, proxy_name=settings.service_proxy_name
+            )
+            yield Origin(source, api)
+
+    return opened
+
+
+def _manifests(folder: Path) -> Opening:
     try:
         next(folder.iterdir(), None)
     except OSError as error:

@@ -70,9 +70,7 @@ class Answers:
             "reasons": reasons,
             "warnings": self.warnings(),
             "refused": refused(agent.reconciler),
-            "waiting": [
-                f"EndpointSlice {key.namespace}/{key.name}" for key in agent.reconciler.world.waiting_slices()
-            ],
+            "waiting": [str(one) for one in agent.reconciler.world.waiting_slices()],
             "counts": counts,
             "drift_repaired": agent.reconciler.stats.drift.total(),
             "hooks": [asdict(hook) for hook in agent.plane.hooks.status()],
@@ -88,6 +86,8 @@ class Answers:
             found.append(f"the last pass failed, it is tried again: {error}")
         if self._agent.origin and (problem := self._agent.origin.source.status().problem):
             found.append(problem)
+        if self._agent.health:
+            found += self._agent.health.problems()
         return found
 
     def _sources(self) -> list[dict[str, Any]]:

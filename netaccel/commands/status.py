@@ -115,6 +115,8 @@ def _print(found: dict[str, Any]) -> None:
     if facts:
         click.echo("  " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items()))
     click.echo("  map entries: " + ", ".join(f"{name} {count}" for name, count in found["counts"].items()))
+    for source in found.get("sources", ()):
+        click.echo(f"  from {source['kind']} at {source['where']}{_freshness(source)}")
     if "hooks" in found:
         click.echo()
         print_table(("HOOK", "WHERE", "PROGRAM", "MODE", "NOTE"), _hooks(found), "no program is attached")
@@ -125,7 +127,17 @@ def _print(found: dict[str, Any]) -> None:
             ([entry[c] for c in ("object", "state", "where", "reason")] for entry in found["refused"]),
         )
     if found["waiting"]:
-        click.echo(f"\nwithout their Service: {', '.join(found['waiting'])}")
+        click.echo()
+        for line in found["waiting"]:
+            click.echo(f"  {line}")
+
+
+def _freshness(source: dict[str, Any]) -> str:
+    """How old what is in force may be, where it isn't current."""
+    if not source["problem"]:
+        return ""
+    age = source["age"]
+    return ", never heard" if age is None else f", last current {age:.0f} s ago"
 
 
 def _hooks(found: dict[str, Any]) -> Iterator[tuple[str, ...]]:
