@@ -45,7 +45,10 @@ def node_facts(node: dict[str, Any]) -> NodeFacts:
     addresses = tuple(parse_address(a) for a in node.get("addresses", ["172.18.0.1", "fd00:18::1"]))
     answering = [parse_address(a) for a in node["nodePorts"]] if "nodePorts" in node else addresses
     name, ports = node.get("name", "node-1"), tuple(node.get("nodePortRange", (1, 65535)))
-    return NodeFacts(name, frozenset(addresses), tuple(answering), addresses, node_ports=ports)
+    proxy = node.get("proxyName", "")
+    return NodeFacts(
+        name, frozenset(addresses), tuple(answering), addresses, node_ports=ports, proxy_name=proxy
+    )
 
 
 def events(step: dict[str, Any]) -> list[Upsert | Delete]:

@@ -126,6 +126,37 @@ def test_items_of_a_typed_list_need_no_kind() -> None:
     assert outcome.key == ObjectKey("Namespace", "", "a")
 
 
+@pytest.mark.parametrize("form", ["builtins", "json"])
+def test_an_item_that_says_another_kind_than_its_list_is_refused(form: str) -> None:
+    pod = {"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}}
+    document: Any = {"apiVersion": "v1", "kind": "NamespaceList", "items": [pod, NAMESPACE]}
+    if form == "json":
+        document = json.dumps(document).encode()
+    first, second = parse.read(document)
+    assert first == Refused(
+        ObjectKey("Namespace", "", "a"), "kind", "is 'Pod' where a Namespace belongs: put it elsewhere", 0
+    )
+    assert isinstance(second, Parsed)
+
+
+def test_a_slice_of_a_thousand_endpoints_comes_whole_and_in_order() -> None:
+    addresses = [f"10.{1 + i // 250}.0.{i % 250}" for i in range(1000)]
+    document = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "web-1", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080}],
+        "endpoints": [{"addresses": [one]} for one in addresses],
+    }
+    found = parse.decode(json.dumps(document).encode())
+    assert isinstance(found, EndpointSlice)
+    assert [address.text(one.address) for one in found.endpoints] == addresses
+    document["endpoints"][999]["addresses"] = ["10.0.0.256"]  # type: ignore[index]
+    with pytest.raises(ObjectError, match=r"endpoints\[999\].addresses\[0\]: '10.0.0.256' is not an address"):
+        parse.decode(json.dumps(document).encode())
+
+
 def test_a_kind_that_the_caller_knows_is_not_looked_up() -> None:
     obj = parse.decode(b'{"metadata": {"name": "s"}, "addressType": "IPv4"}', "EndpointSlice")
     assert isinstance(obj, EndpointSlice)

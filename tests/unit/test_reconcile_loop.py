@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from test_reconcile_engine import CONSTANTS, FREE, NODE, WEB, endpoints, service
@@ -69,6 +70,56 @@ async def test_what_a_source_tells_is_in_the_maps() -> None:
         await settled(reconciler)
         assert len(maps.tables["frontends"]) == 4
         assert reconciler.stats.reconciles == 2
+
+
+class StuckMaps(FakeMaps):
+    """Maps that take nothing as long as they are stuck."""
+
+    stuck = False
+
+    def write(self, name: str, entries: Sequence[tuple[Any, Any]]) -> None:
+        if self.stuck:
+            raise DatapathError(f"map {name}: stuck", 5)
+        super().write(name, entries)
+
+
+async def failed(reconciler: Reconciler, passes: int) -> None:
+    """So many passes have failed."""
+    for _ in range(10_000):
+        if reconciler.stats.errors >= passes:
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("the passes go well")
+
+
+async def test_it_is_behind_while_what_was_heard_is_not_in_the_maps() -> None:
+    now = 100.0
+    maps, source = StuckMaps(), Told(*WEB)
+    async with running(maps, source, clock=lambda: now) as reconciler:
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert reconciler.behind_since is None, "nothing is due before the source has told all"
+        source.tell(Synced())
+        await settled(reconciler)
+        assert reconciler.behind_since is None
+        maps.stuck = True
+        source.tell(service("more", 2))
+        await failed(reconciler, 1)
+        now = 130.0
+        source.tell(service("another", 3))
+        await failed(reconciler, 4)
+        assert reconciler.behind_since == 100.0, "the oldest counts"
+        maps.stuck = False
+        await settled(reconciler)
+        assert reconciler.behind_since is None
+
+
+async def test_a_pass_that_nobody_asked_for_and_that_fails_is_behind_too() -> None:
+    maps, source = StuckMaps(), Told(Synced())
+    maps.stuck = True
+    async with running(maps, source, clock=lambda: 7.0) as reconciler:
+        await failed(reconciler, 1)
+        assert reconciler.behind_since == 7.0
 
 
 async def test_it_is_not_ready_before_the_source_has_told_all() -> None:

@@ -46,7 +46,12 @@ def test_a_service_affects_itself_once() -> None:
 def test_a_slice_waits_for_its_service() -> None:
     world = World()
     assert world.apply(put(a_slice("web-1"))) == {WEB}
-    assert world.waiting_slices() == (SliceKey("shop", "web-1"),)
+    world.apply(put(a_slice("stray", None)))
+    assert [str(one) for one in world.waiting_slices()] == [
+        "EndpointSlice shop/stray names no Service",
+        "EndpointSlice shop/web-1 waits for Service shop/web",
+    ]
+    world.apply(gone(a_slice("stray", None)))
     world.apply(put(service()))
     assert world.waiting_slices() == ()
     assert world.slices(WEB) == (a_slice("web-1"),)
@@ -91,6 +96,37 @@ def test_only_this_nodes_node_affects_services() -> None:
     assert world.apply(put(Node("node-1", (parse_address("10.0.0.1"),)))) == set()
     assert world.apply(gone(Node("node-1"))) == {WEB}
     assert [node.name for node in world.nodes()] == ["node-2"]
+
+
+def test_a_node_leaves_by_its_own_word_or_by_its_deletion() -> None:
+    world = World("node-1")
+    world.apply(gone(Node("node-1")))
+    assert not world.node_leaving, "one that was never there says nothing"
+    world.apply(put(Node("node-1")))
+    world.apply(put(Node("node-2", leaving=True)))
+    assert not world.node_leaving
+    world.apply(put(Node("node-1", leaving=True)))
+    assert world.node_leaving
+    world.apply(put(Node("node-1")))
+    assert not world.node_leaving
+    for _ in range(2):
+        world.apply(gone(Node("node-1")))
+        assert world.node_leaving
+    world.apply(put(Node("node-1")))
+    assert not world.node_leaving
+
+
+def test_services_with_a_health_check_are_found_at_once() -> None:
+    world, checked = World(), service(health_check_node_port=30999)
+    world.apply_all([put(service(API)), put(checked)])
+    assert world.health_checked() == (checked,)
+    changed = service(health_check_node_port=30998)
+    world.apply(put(changed))
+    assert world.health_checked() == (changed,)
+    world.apply(put(service()))
+    assert world.health_checked() == ()
+    world.apply_all([put(checked), gone(checked)])
+    assert world.health_checked() == ()
 
 
 def test_rejections_end_by_an_upsert_or_by_forgiveness() -> None:
