@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's conntrack table of this thread's network namespace, by ctnetlink or /proc/net/nf_conntrack.
 
-Structures: include/uapi/linux/netfilter/nfnetlink.h and, beside it, nfnetlink_conntrack.h, nf_conntrack_common.h,
-nf_conntrack_tcp.h.
+Structures: nfnetlink.h, nfnetlink_conntrack.h, nf_conntrack_common.h and nf_conntrack_tcp.h of
+include/uapi/linux/netfilter.
 Attributes are in network byte order, netlink's own headers in the host's. Needs CAP_NET_ADMIN.
 """
 

@@ -8,6 +8,7 @@ Array maps have ``int`` keys and all-zero values count as absent; per-CPU maps d
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from netaccel.compile.diff import Columns
 from netaccel.datapath.abi import V4_MAPPED, Abi, IntCodec, MapCodec
 from netaccel.datapath.bpfmap import KernelMap, MapType
 from netaccel.errors import DatapathError, MapFullError
+
+_BPF_NOEXIST = 1  # linux/bpf.h
 
 
 class Maps(Protocol):
@@ -101,6 +104,18 @@ class _Table:
     def delete(self, keys: Sequence[Any]) -> None:
         self.kernel.remove(self.key.pack_many(keys), len(keys))
 
+    def add(self, entries: Sequence[tuple[Any, Any]]) -> int:
+        added = 0
+        for key, value in entries:  # one by one: batches can't be told to spare what is there
+            try:
+                self.kernel.update(self.key.pack(key), self.value.pack(value), _BPF_NOEXIST)
+            except DatapathError as error:
+                if error.errno != errno.EEXIST:
+                    raise
+            else:
+                added += 1
+        return added
+
     def get(self, key: Any) -> Any:
         raw = self.kernel.lookup(self.key.pack(key))
         if raw is None:
@@ -184,6 +199,10 @@ class KernelMaps:
             except MapFullError as error:
                 raise MapFullError(str(error), error.errno, done + error.written) from error
             done += len(part)
+
+    def add(self, name: str, entries: Sequence[tuple[Any, Any]]) -> int:
+        """Add entries whose keys are absent; how many were. MapFullError where one does not fit."""
+        return sum(table.add(part) for table, part in self._split(name, entries, lambda entry: entry[0]))
 
     def delete(self, name: str, keys: Sequence[Any]) -> None:
         """Remove entries; keys that are absent are fine. Array entries become zero."""

@@ -80,23 +80,35 @@ class Census:
     """By map."""
     swept: int = 0
     """Expired entries that this sweep deleted."""
+    open: int = 0
+    """Flows that these programs translate and that have not ended."""
+    stack: int = 0
+    """Flows that are the node's stack's, since they are older than this datapath."""
+
+
+def limits(timeouts: Timeouts, constants: Mapping[str, int]) -> tuple[dict[int, int], dict[int, int]]:
+    """Seconds without a packet by state (enum flow_state), of TCP and of UDP."""
+    by_state = {
+        "FLOW_UNREPLIED": timeouts.unreplied,
+        "FLOW_SYN": timeouts.syn,
+        "FLOW_ESTABLISHED": timeouts.established,
+        "FLOW_FIN_FORWARD": timeouts.closing,
+        "FLOW_FIN_REVERSE": timeouts.closing,
+        "FLOW_CLOSED": timeouts.closed,
+        "FLOW_RESET": timeouts.closed,
+    }
+    tcp = {constants[name]: seconds for name, seconds in by_state.items()}
+    return tcp, {**tcp, constants["FLOW_ESTABLISHED"]: timeouts.udp}
 
 
 class Expiry:
     """Judges ages. ``constants``: enumerators of abi.h by name; ``hz``: jiffies a second."""
 
     def __init__(self, timeouts: Timeouts, constants: Mapping[str, int], hz: int) -> None:
-        by_state = {
-            "FLOW_UNREPLIED": timeouts.unreplied,
-            "FLOW_SYN": timeouts.syn,
-            "FLOW_ESTABLISHED": timeouts.established,
-            "FLOW_FIN_FORWARD": timeouts.closing,
-            "FLOW_FIN_REVERSE": timeouts.closing,
-            "FLOW_CLOSED": timeouts.closed,
-            "FLOW_RESET": timeouts.closed,
-        }
-        self._tcp = {constants[name]: (seconds + _GRACE) * hz for name, seconds in by_state.items()}
-        self._udp = {**self._tcp, constants["FLOW_ESTABLISHED"]: (timeouts.udp + _GRACE) * hz}
+        self._tcp, self._udp = (
+            {state: (seconds + _GRACE) * hz for state, seconds in by_state.items()}
+            for by_state in limits(timeouts, constants)
+        )
 
     def expired(self, key: FlowKey, flow: Flow, now: int) -> bool:
         """Whether no packet has met this half for longer than its state allows. ``now``: jiffies."""
@@ -124,41 +136,68 @@ def sweep(maps: Maps, labels: Labels, expiry: Expiry, now: int, filled: Iterable
     states = labels.labels("flow_state")
     flows: dict[tuple[str, str], int] = {(f, s): 0 for f in FLOW_MAPS.values() for s in states.values()}
     live: dict[str, int] = {}
+    left: Counter[Kind] = Counter()
     swept = 0
     for name, family in FLOW_MAPS.items():
-        by_state, gone = _sweep_flows(maps, labels, expiry, now, name)
-        swept += gone
-        live[name] = sum(by_state.values()) - gone
-        for state, count in by_state.items():
-            flows[family, states.get(state, str(state))] = count
+        found, gone = _sweep_flows(maps, labels, expiry, now, name)
+        swept += gone.total()
+        live[name] = found.total() - gone.total()
+        left += found - gone
+        for kind, count in found.items():
+            flows[family, states.get(kind.state, str(kind.state))] += count
     live.update({name: maps.count(name) for name in (*_LRU, *filled) if name not in FLOW_MAPS})
+    is_open, is_stack = count_flows(left, labels)
     return Census(
         flows=flows,
         evictions=_evictions(maps, labels, live),
         fill={name: Fill(count, maps.capacity(name)) for name, count in live.items()},
         swept=swept,
+        open=is_open,
+        stack=is_stack,
     )
 
 
-def _sweep_flows(maps: Maps, labels: Labels, expiry: Expiry, now: int, name: str) -> tuple[Counter[int], int]:
-    """Entries by state before the sweep, and how many of them went."""
-    by_state: Counter[int] = Counter()
-    stale: dict[FlowKey, FlowKey] = {}
+class Kind(NamedTuple):
+    """What is counted of an entry: enum flow_direction, flow_state, flow_flag."""
+
+    direction: int
+    state: int
+    flags: int
+
+
+def count_flows(kinds: Counter[Kind], labels: Labels) -> tuple[int, int]:
+    """Flows that have not ended: those that the programs translate, and those of the node's stack."""
+    forward, stack = (number(labels, *of) for of in (("flow_direction", "forward"), ("flow_flag", "stack")))
+    ended = {number(labels, "flow_state", label) for label in ("closed", "reset")}
+    counts = [0, 0]
+    for kind, count in kinds.items():
+        if kind.direction == forward and kind.state not in ended:
+            counts[bool(kind.flags & stack)] += count
+    return counts[0], counts[1]
+
+
+def _sweep_flows(
+    maps: Maps, labels: Labels, expiry: Expiry, now: int, name: str
+) -> tuple[Counter[Kind], Counter[Kind]]:
+    """Entries before the sweep, and those that went."""
+    kinds: Counter[Kind] = Counter()
+    stale: dict[FlowKey, Flow] = {}
     fresh: set[FlowKey] = set()  # other halves of those that were seen lately
     for batch in maps.batches(name):
-        by_state.update(flow.state for _, flow in batch)
-        for key, flow in batch:
-            if expiry.expired(key, flow, now):
-                stale[key] = other_half(key, flow)
+        kinds.update(Kind(key.direction, flow.state, flow.flags) for key, flow in batch)
+        stale.update((key, flow) for key, flow in batch if expiry.expired(key, flow, now))
     if stale:
-        halves = set(stale.values())
+        halves = {other_half(key, flow) for key, flow in stale.items()}
         for batch in maps.batches(name):
             fresh.update(key for key, flow in batch if key in halves and not expiry.expired(key, flow, now))
-    doomed = [key for key, other in stale.items() if other not in fresh]
-    gone = sum(_delete_stale(maps, expiry, now, name, key) for key in doomed)
+    gone = Counter(
+        Kind(key.direction, flow.state, flow.flags)
+        for key, flow in stale.items()
+        if other_half(key, flow) not in fresh and _delete_stale(maps, expiry, now, name, key)
+    )
     if gone:
-        _count_swept(maps, labels, name, gone)
-    return by_state, gone
+        add_to_counter(maps, labels, f"{_LRU[name]}_swept", gone.total())
+    return kinds, gone
 
 
 def _delete_stale(maps: Maps, expiry: Expiry, now: int, name: str, key: FlowKey) -> bool:
@@ -174,19 +213,24 @@ def _delete_stale(maps: Maps, expiry: Expiry, now: int, name: str, key: FlowKey)
     return True
 
 
-def _count_swept(maps: Maps, labels: Labels, name: str, count: int) -> None:
-    """Add to the counter that only we write, so that evictions stay derivable after a restart."""
-    wanted = f"{_LRU[name]}_swept"
-    index = next(value for value, label in labels.labels("counter").items() if label == wanted)
+def add_to_counter(maps: Maps, labels: Labels, name: str, count: int) -> None:
+    """Add to a counter that only we write, so that evictions stay derivable after a restart."""
+    index = number(labels, "counter", name)
     first, *others = maps.get("counters", index)
     maps.write("counters", [(index, [first + count, *others])])
 
 
+def number(labels: Labels, enum: str, label: str) -> int:
+    """The value of an enumerator."""
+    return next(value for value, name in labels.labels(enum).items() if name == label)
+
+
 def _evictions(maps: Maps, labels: Labels, live: Mapping[str, int]) -> dict[str, int]:
-    """Inserts less deletes less live entries; entries that came while we counted make it less than zero."""
+    """What came less what went and what is live; what came while we counted makes it less than zero."""
     values = {label: sum(maps.get("counters", index)) for index, label in labels.labels("counter").items()}
     found = {}
     for name, stem in _LRU.items():
         gone = values.get(f"{stem}_delete", 0) + values.get(f"{stem}_swept", 0)
-        found[name] = max(0, values.get(f"{stem}_insert", 0) - gone - live[name])
+        came = values.get(f"{stem}_insert", 0) + values.get(f"{stem}_imported", 0)
+        found[name] = max(0, came - gone - live[name])
     return found

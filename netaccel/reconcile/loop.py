@@ -54,8 +54,9 @@ class Reconciler:
         """Arguments beyond the engine's.
 
         ``mode``: what the first pass writes. ``compare_interval``: seconds between readings of the maps.
-        ``on_backends_removed``: destroys sockets that are bound to removed backends; called once after the start and after every pass that removed
-        one, never twice at a time; tried again after a DatapathError. ``on_report``: told of every pass.
+        ``on_backends_removed``: destroys sockets that are bound to removed backends; called once after the
+        start and after every pass that removed one, never twice at a time; tried again after a
+        DatapathError. ``on_report``: told of every pass.
         """
         self.stats = Stats()
         self.ready = asyncio.Event()
