@@ -98,7 +98,7 @@ def build(recipes: list[Recipe], say: Say) -> None:
 
     One builder at a time: whoever comes second waits, and finds it done.
     """
-    with _alone(say):
+    with alone(say):
         missing = [recipe for recipe in recipes if built(recipe) is None]
         if not missing:
             return
@@ -172,7 +172,8 @@ def _go_version(go: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _alone(say: Say) -> Iterator[None]:
+def alone(say: Say) -> Iterator[None]:
+    """Hold the cache's lock: whoever comes second waits, and says so."""
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
