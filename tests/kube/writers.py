@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the writers share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from netaccel.apiserver.connection import Connection
+from netaccel.config import Settings
+from netaccel.writers.state import Mode, NodeSnapshot
+
+REPOSITORY = Path(__file__).parents[2]
+SNAPSHOT = NodeSnapshot(
+    version="0.4.0", kernel="6.18.5", mode=Mode.BESIDE, services=2, frontends=7, backends=31, last_sync=1e9
+)
+
+Kubectl = Callable[..., str]
+
+
+@asynccontextmanager
+async def connected(kubeconfig: Path, node: str = "node-1") -> AsyncIterator[Connection]:
+    settings = Settings(node_name=node, kubeconfig=str(kubeconfig))
+    async with await Connection.open(settings, {}) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def running(*tasks: Any) -> AsyncIterator[None]:
+    """Coroutines in the background; what one of them raises is the test's failure."""
+    started = [asyncio.create_task(task) for task in tasks]
+    try:
+        async with asyncio.timeout(60):
+            yield
+        for task in started:
+            if task.done():
+                task.result()
+    finally:
+        for task in started:
+            task.cancel()
+        await asyncio.gather(*started, return_exceptions=True)
+
+
+async def eventually(holds: Callable[[], Any], seconds: float = 30) -> Any:
+    """What ``holds`` returns once that is true; it may block (kubectl), and runs in a thread."""
+    deadline = time.monotonic() + seconds
+    while not (found := await asyncio.to_thread(holds)):
+        assert time.monotonic() < deadline, holds
+        await asyncio.sleep(0.05)
+    return found
+
+
+def get(kubectl: Kubectl, *words: str) -> Any:
+    return json.loads(kubectl("get", *words, "-o", "json"))
+
+
+def install_kinds(kubectl: Kubectl) -> None:
+    kubectl("apply", "--server-side", "-k", str(REPOSITORY / "policies"))
+    kubectl("wait", "--for=condition=Established", "crd/nodestates.netaccel.io", "--timeout=30s")
