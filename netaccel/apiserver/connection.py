@@ -11,6 +11,7 @@ again: whoever asked knows whether that would do harm, and how long to wait (``b
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import platform
 import socket
@@ -159,6 +160,9 @@ class Connection:
             _keep_alive(response)
             yield lines
         finally:
+            # A watch has no end to wait for, and TLS's farewell would outlive the session.
+            if (transport := _transport(response)) is not None:
+                transport.abort()
             response.close()
 
     async def _lines(
@@ -287,9 +291,14 @@ class Connection:
             ) from error
 
 
+def _transport(response: aiohttp.ClientResponse) -> asyncio.WriteTransport | None:
+    """What an answer comes through; None once it has come whole."""
+    return response.connection.transport if response.connection else None
+
+
 def _keep_alive(response: aiohttp.ClientResponse) -> None:
     """Let the kernel ask now and then whether the other end is still there."""
-    transport = response.connection.transport if response.connection else None
+    transport = _transport(response)
     found = transport.get_extra_info("socket") if transport else None
     if found is not None:
         for level, option, value in _KEEPALIVE:
