@@ -51,6 +51,7 @@ class Balance:
         self._loaded = loaded
         self._constants = loaded.abi.constants
         self._backend = self._service = self._slot = 0
+        self._frontends: dict[FrontendKey, Frontend] = {}
         node4, node6 = described.get("node", UNSPECIFIED)
         loaded.write("node", 0, Node(parse_address(node4), parse_address(node6)))
         for service in described.get("services", []):
@@ -83,10 +84,16 @@ class Balance:
         self, key: FrontendKey, kind: str, flags: int = 0, wire: tuple[int, int] = (0, 0),
         pod: tuple[int, int] = (0, 0), timeout: int = 0,
     ) -> None:  # fmt: skip
-        name = "frontends4" if is_ipv4(key.addr) else "frontends6"
         number = self._constants[f"FRONTEND_{kind}"]
-        value = Frontend(self._service, flags, number, 0, *wire, *pod, timeout)
-        self._loaded.write(name, key, value)
+        self._frontends[key] = Frontend(self._service, flags, number, 0, *wire, *pod, timeout)
+        self.set_flags(())
+
+    def set_flags(self, names: Sequence[str]) -> None:
+        """Write every frontend with these flags besides its own."""
+        more = sum(self._constants[f"FRONTEND_{name}"] for name in names)
+        for key, value in self._frontends.items():
+            table = "frontends4" if is_ipv4(key.addr) else "frontends6"
+            self._loaded.write(table, key, value._replace(flags=value.flags | more))
 
     def _add_backend(self, text: str) -> None:
         place, *words = text.split()

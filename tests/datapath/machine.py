@@ -10,16 +10,21 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
-from balance import Balance
+from balance import Balance, split_endpoint
 from programs import ROOT, Loaded
 from wires import Net
 
+from netaccel.config import Timeouts
 from netaccel.datapath import libbpf
 from netaccel.datapath.bpfobject import BpfObject
+from netaccel.datapath.clock import Clock
+from netaccel.datapath.conntrack import SEEN_REPLY, Connection, Way
 from netaccel.datapath.plane import kernel_version
+from netaccel.model.address import is_ipv4
+from netaccel.observe.takeover import Codes, flows_of
 
 NODE_MAC, ROUTER_MAC = "02:00:00:00:00:10", "02:00:00:00:00:01"
 OBJECTS = ROOT / "netaccel/objects"
@@ -190,6 +195,19 @@ class Machine(Loaded):
         for key, _ in self.flows(v6):
             if key.direction == self.abi.constants[f"FLOW_{direction.upper()}"]:
                 libbpf.map_delete(self.maps[name], self.abi.maps[name].key.pack(key))
+
+    def stack(self, places: Sequence[str], proto: str, state: str) -> None:
+        """A flow that the kernel translates: client, frontend, what the client becomes, backend; seen now."""
+        (client, frontend, via, backend) = (split_endpoint(f"{place}/{proto}") for place in places)
+        original = Way(client[0], frontend[0], client[1], frontend[1])
+        reply = Way(backend[0], via[0], backend[1], via[1])
+        found = Connection(frontend[2], original, reply, SEEN_REPLY, 1 << 20, state)
+        name = "4" if is_ipv4(frontend[0]) else "6"
+        frontends = {key: self.read(f"frontends{name}", key) for key in self.keys(f"frontends{name}")}
+        codes = Codes(Timeouts(), self.abi.constants, HZ)
+        with closing(Clock()) as clock:
+            for key, flow in flows_of([found], frontends, codes, clock.now()):  # type: ignore[arg-type]
+                self.write(f"flows{name}", key, flow)
 
     def age(self, v6: bool, seconds: int) -> None:
         """As if nothing had been heard of any flow for so long; affinity too."""

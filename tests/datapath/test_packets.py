@@ -19,6 +19,9 @@
       - backend: {number: 1, words: [free], generation: 2}   # a slot rewritten
       - lose: reverse               # one half evicted
       - slot: {number: 0, backend: 2}       # of the Maglev table
+      - flags: [DRAIN]              # what every frontend has from here on
+      - stack: {from: "client:4000", to: "node:30080", via: "node:5000", backend: "remote:8080"}
+                                    # a flow of the kernel's conntrack; proto, state as there
       - age: 90                     # seconds without a packet
       - flood: {run: xdp_uplink, send: ..., drops: FLOW_LIMIT}   # source port n, until one is dropped
 
@@ -161,6 +164,11 @@ class Run:
                 self.machine.age(self.v6, seconds)
             case {"slot": {"number": number, "backend": backend}}:
                 self.machine.write("maglev", number, backend)
+            case {"flags": names}:
+                self.balance.set_flags(names)
+            case {"stack": {"from": client, "to": frontend, "via": via, "backend": backend, **rest}}:
+                places = [endpoint(place, self.v6) for place in (client, frontend, via, backend)]
+                self.machine.stack(places, rest.get("proto", "tcp"), rest.get("state", "ESTABLISHED"))
             case {"flood": {"run": program, "send": text, "drops": reason}}:
                 self.flood(program, text, reason)
             case {"run": program, "send": text, **expected}:
