@@ -77,6 +77,7 @@ class NodeStateWriter:
         *,
         rhythm: Rhythm | None = None,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         """``snapshot``: the node as it is now; asked when :meth:`stir` was called, and for each heartbeat."""
         self._api = api
@@ -84,7 +85,7 @@ class NodeStateWriter:
         self._path = f"{PATH}/{quote(node_name, safe='')}"
         self._snapshot = snapshot
         self._rhythm = rhythm or Rhythm()
-        self._clock = clock
+        self._clock, self._wall = clock, wall
         self._stirred = asyncio.Event()
         self._complaint = Complaint("NodeState is not written")
         self._backoff = Backoff(1.0, 30.0)
@@ -172,7 +173,7 @@ class NodeStateWriter:
 
     async def _apply(self, snapshot: NodeSnapshot) -> str:
         """The object's uid."""
-        now = time.time()
+        now = self._wall()
         condition = ready(snapshot, self._condition, now)
         body = msgspec.json.encode(node_state(self._node, self._owner, snapshot, condition, now))
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}

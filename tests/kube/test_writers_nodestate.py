@@ -116,7 +116,9 @@ async def test_it_is_written_only_when_something_changed(
     api: Connection, kubectl: Kubectl, node: str
 ) -> None:
     now, told = [0.0], Told()
-    writer = NodeStateWriter(api, node, told, rhythm=Rhythm(), clock=lambda: now[0])
+    writer = NodeStateWriter(
+        api, node, told, rhythm=Rhythm(), clock=lambda: now[0], wall=lambda: 1e9 + now[0]
+    )
 
     async def written_at(moment: float) -> bool:
         before = state(kubectl, node)["metadata"]["resourceVersion"]
