@@ -12,9 +12,10 @@ import click
 
 from netaccel.commands.output import bpffs_option, emit, examples, output_option
 from netaccel.commands.pinned import require_root
-from netaccel.datapath import ports
+from netaccel.datapath import ownmounts, ports
 from netaccel.datapath.attach import Attacher
 from netaccel.datapath.instance import Instance
+from netaccel.datapath.mounts import OWN_BPFFS, USUAL_BPFFS
 from netaccel.errors import DatapathError
 
 _PATIENCE = 10.0  # seconds for an agent to stop
@@ -34,11 +35,14 @@ def detach(stop_agent: bool, bpffs: str, output: str) -> None:
     """Remove every program, link, pin and sysctl that the agent made, and nothing else.
 
     Run it in the node's network namespace. Connections through Services end; those that were translated at
-    connect() go on. Nothing to remove is no failure.
+    connect() go on. Nothing to remove is no failure. What `netaccel mounts` mounted goes too, unless the pins
+    are elsewhere.
     """
     require_root()
     instance = Instance(Path(bpffs))
     removed = remove(instance, stop_agent=stop_agent) if instance.exists() else []
+    if instance.bpffs in (OWN_BPFFS, USUAL_BPFFS):
+        removed += ownmounts.remove()
     emit(output, {"removed": removed}, lambda: _print(instance, removed))
 
 

@@ -6,9 +6,12 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from netaccel.datapath.mounts import OWN_BPFFS, USUAL_BPFFS, find_bpffs
 
 DEGRADED = 3
 """Exit status: it works, but not as it was asked to, or not yet."""
@@ -27,11 +30,11 @@ def bpffs_option(command: _F) -> _F:
     """Add ``--bpffs``, where the pinned maps are."""
     return click.option(
         "--bpffs",
-        default="/sys/fs/bpf",
+        callback=lambda _context, _option, given: str(find_bpffs(Path(given) if given else None)),
         envvar="NETACCEL_BPFFS",
-        show_default=True,
         show_envvar=True,
-        help="Folder of the bpf file system that holds this node's pins.",
+        help="Folder of the bpf file system that holds this node's pins."
+        f" [default: {OWN_BPFFS} where that is mounted, else {USUAL_BPFFS}]",
     )(command)
 
 

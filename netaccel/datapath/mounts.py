@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where this mount namespace has its cgroup v2 tree and its bpf file systems (proc_pid_mountinfo(5))."""
+"""Where this mount namespace has its cgroup v2 tree and its bpf file systems (proc_pid_mountinfo(5)).
+
+Below ``/run/netaccel`` are those that ``netaccel mounts`` made; they go first. A container's own view of the
+cgroups ends at the container, and a hybrid machine may have neither.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +14,20 @@ from typing import NamedTuple
 from netaccel.errors import ConfigError
 
 MOUNTINFO = Path("/proc/self/mountinfo")
+OWN = Path("/run/netaccel")
+"""Folder of the node for mounts of our own; a pod has it under the same path."""
+OWN_BPFFS = OWN / "bpf"
+OWN_CGROUP = OWN / "cgroup"
+USUAL_BPFFS = Path("/sys/fs/bpf")
 
 
 class Mount(NamedTuple):
-    """A mount point and its file system's type."""
+    """A mount point, its file system's type and options."""
 
     path: Path
     type: str
+    options: str = ""
+    """Of the file system, not of the mount, as ``rw,nsdelegate``."""
 
 
 def parse_mountinfo(text: str) -> list[Mount]:
@@ -25,12 +36,19 @@ def parse_mountinfo(text: str) -> list[Mount]:
     for line in text.splitlines():
         before, _, after = line.partition(" - ")
         path = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), before.split()[4])
-        mounts.append(Mount(Path(path), after.split()[0]))
+        type_, _, options = after.split(" ", 2)
+        mounts.append(Mount(Path(path), type_, options))
     return mounts
 
 
-def _mounts() -> list[Mount]:
-    return parse_mountinfo(MOUNTINFO.read_text(encoding="utf-8"))
+def read_mounts(mountinfo: Path = MOUNTINFO) -> list[Mount]:
+    """Mounts of this namespace, or of another process's."""
+    return parse_mountinfo(mountinfo.read_text(encoding="utf-8"))
+
+
+def is_mounted(path: Path, type_: str, mounts: list[Mount]) -> bool:
+    """Whether the uppermost mount at ``path`` itself is of this type."""
+    return next((mount.type for mount in reversed(mounts) if mount.path == path), "") == type_
 
 
 def filesystem_of(path: Path, mounts: list[Mount] | None = None) -> str:
@@ -38,7 +56,7 @@ def filesystem_of(path: Path, mounts: list[Mount] | None = None) -> str:
     path = path.resolve()
     found = ""
     longest = -1
-    for mount in _mounts() if mounts is None else mounts:
+    for mount in read_mounts() if mounts is None else mounts:
         depth = len(mount.path.parts)
         if depth >= longest and path.is_relative_to(mount.path):
             found, longest = mount.type, depth
@@ -47,17 +65,27 @@ def filesystem_of(path: Path, mounts: list[Mount] | None = None) -> str:
 
 def find_cgroup(wanted: Path | None, mounts: list[Mount] | None = None) -> Path:
     """Check the cgroup v2 folder that was asked for, or find the root of the tree. Raises ConfigError."""
-    mounts = _mounts() if mounts is None else mounts
+    mounts = read_mounts() if mounts is None else mounts
     if wanted is not None:
         if not wanted.is_dir():
             raise ConfigError(f"cgroup {wanted}: no such folder: give the path of a cgroup v2 folder")
         if filesystem_of(wanted, mounts) != "cgroup2":
             raise ConfigError(f"cgroup {wanted}: not cgroup v2: give a folder below a cgroup2 mount")
         return wanted
+    if is_mounted(OWN_CGROUP, "cgroup2", mounts):
+        return OWN_CGROUP
     roots = [mount.path for mount in mounts if mount.type == "cgroup2"]
     if not roots:
-        raise ConfigError("cgroup v2 is not mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
+        raise ConfigError("cgroup v2 is not mounted: run `netaccel mounts`, or mount -t cgroup2 none DIR")
     return min(roots, key=lambda path: len(path.parts))
+
+
+def find_bpffs(wanted: Path | None, mounts: list[Mount] | None = None) -> Path:
+    """The folder that was asked for, else our own where it is mounted, else the usual one. No check."""
+    if wanted is not None:
+        return wanted
+    own = is_mounted(OWN_BPFFS, "bpf", read_mounts() if mounts is None else mounts)
+    return OWN_BPFFS if own else USUAL_BPFFS
 
 
 def check_bpffs(path: Path, mounts: list[Mount] | None = None) -> None:

@@ -16,8 +16,11 @@ from netaccel.config import PortRange
 from netaccel.datapath.instance import Instance
 from netaccel.errors import ConfigError
 
-_LOCAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-_RESERVED = Path("/proc/sys/net/ipv4/ip_local_reserved_ports")
+# A container's /proc/sys is read-only; a pod may have the node's net sysctls beside it (deploy/base).
+_POD_NET = Path("/host/proc/sys/net")
+_NET = _POD_NET if _POD_NET.is_dir() else Path("/proc/sys/net")
+_LOCAL = _NET / "ipv4/ip_local_port_range"
+_RESERVED = _NET / "ipv4/ip_local_reserved_ports"
 _NOTE = "reserved-ports"
 
 

@@ -26,8 +26,8 @@ LINES = r"""
 
 def test_mounts_are_read_with_their_types_and_odd_names() -> None:
     mounts = parse_mountinfo(LINES)
-    assert mounts[3] == Mount(Path("/sys/fs/cgroup/unified"), "cgroup2")
-    assert mounts[4] == Mount(Path("/mnt/a b"), "bpf")
+    assert mounts[3] == Mount(Path("/sys/fs/cgroup/unified"), "cgroup2", "rw")
+    assert mounts[4] == Mount(Path("/mnt/a b"), "bpf", "rw")
 
 
 def test_a_path_belongs_to_the_innermost_mount() -> None:

@@ -20,9 +20,10 @@ def _libc_call(name: str, *arguments: Any) -> None:
         raise OSError(number, os.strerror(number))
 
 
-def mount(source: str, target: str, kind: str, flags: int = 0) -> None:
-    """Mount a filesystem without options."""
-    _libc_call("mount", source.encode(), os.fsencode(target), kind.encode(), c.c_ulong(flags), None)
+def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
+    """Attach a file system to the tree; ``flags``: MS_* of mount(2), ``options``: the file system's own."""
+    data = options.encode() or None
+    _libc_call("mount", os.fsencode(source), os.fsencode(target), kind.encode(), c.c_ulong(flags), data)
 
 
 def unmount(target: str) -> None:
