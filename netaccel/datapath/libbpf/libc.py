@@ -21,7 +21,7 @@ def _libc_call(name: str, *arguments: Any) -> None:
 
 
 def mount(source: str, target: str, kind: str, flags: int = 0, options: str = "") -> None:
-    """Attach a file system to the tree; ``flags``: MS_* of mount(2), ``options``: the file system's own."""
+    """Mount a file system. ``flags``: MS_* of the kernel; ``options``: the file system's own."""
     data = options.encode() or None
     _libc_call("mount", os.fsencode(source), os.fsencode(target), kind.encode(), c.c_ulong(flags), data)
 
