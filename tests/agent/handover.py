@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node beside a kube-proxy: nftables rules that do what kube-proxy's do, pods, and clients that keep count.
+
+kube-proxy's rules send everything to pod *old*, netaccel's Service to pod *new*, so that whoever answers says
+who served the connection, and a packet that takes the wrong way ends it.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from ground import PATIENCE, Node
+
+from netaccel.datapath import netlink
+
+PODS = {"old": 2, "new": 3, "client": 4}
+"""Pods and the numbers of their networks: 10.78.N.0/24, fd78:N::/64; each pod has the second address."""
+VIP = {4: "10.96.0.10", 6: "fd00:96::10"}
+NODE = {4: "10.77.0.1", 6: "fd77::1"}
+NODE_PORT, PORT = 30080, 80
+
+RULES = """
+table inet kube-proxy {
+  chain services {
+    ip daddr 10.77.0.1 meta l4proto { tcp, udp } th dport 30080 meta mark set 0x4000
+    ip6 daddr fd77::1 meta l4proto { tcp, udp } th dport 30080 meta mark set 0x4000
+    ip daddr 10.77.0.1 tcp dport 30080 dnat ip to 10.78.2.2:8080
+    ip daddr 10.77.0.1 udp dport 30080 dnat ip to 10.78.2.2:8080
+    ip daddr 10.96.0.10 tcp dport 80 dnat ip to 10.78.2.2:8080
+    ip daddr 10.96.0.10 udp dport 80 dnat ip to 10.78.2.2:8080
+    ip6 daddr fd77::1 tcp dport 30080 dnat ip6 to [fd78:2::2]:8080
+    ip6 daddr fd77::1 udp dport 30080 dnat ip6 to [fd78:2::2]:8080
+    ip6 daddr fd00:96::10 tcp dport 80 dnat ip6 to [fd78:2::2]:8080
+    ip6 daddr fd00:96::10 udp dport 80 dnat ip6 to [fd78:2::2]:8080
+  }
+  chain prerouting { type nat hook prerouting priority dstnat; jump services; }
+  chain output { type nat hook output priority -100; jump services; }
+  chain postrouting {
+    type nat hook postrouting priority srcnat
+    meta mark 0x4000 masquerade fully-random
+  }
+  chain forward { type filter hook forward priority filter; ct state invalid drop; }
+}
+"""
+
+SERVER = """
+import hashlib, os, select, socket, sys, threading, time
+name = sys.argv[1].encode().ljust(8)
+def serve(connection):
+    digest = hashlib.sha256()
+    connection.sendall(name)
+    while not select.select([connection], [], [], 0.002)[0]:
+        chunk = os.urandom(20000)
+        digest.update(chunk)
+        connection.sendall(chunk)
+    assert connection.recv(10) == b""
+    connection.sendall(digest.digest())
+    connection.close()
+def echo():
+    datagrams = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    datagrams.bind(("::", 8080))
+    while True:
+        data, peer = datagrams.recvfrom(100)
+        datagrams.sendto(name + data, peer)
+threading.Thread(target=echo, daemon=True).start()
+listener = socket.create_server(("::", 8080), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+print("listening", flush=True)
+while True:
+    threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+"""
+
+CLIENT = """
+import hashlib, json, socket, sys, threading
+kind, address, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+def say(**facts):
+    print(json.dumps(facts), flush=True)
+def download(connection):
+    name, digest, tail, total = connection.recv(8, socket.MSG_WAITALL), hashlib.sha256(), b"", 0
+    say(served=name.decode().strip())
+    lock, state = threading.Lock(), {"total": 0, "error": ""}
+    def receive():
+        tail = b""
+        try:
+            while data := connection.recv(1 << 16):
+                whole = tail + data
+                digest.update(whole[:-32])
+                tail = whole[-32:]
+                state["total"] += len(data)
+        except OSError as error:
+            state["error"] = repr(error)
+        state["whole"] = tail == digest.digest()
+    receiver = threading.Thread(target=receive)
+    if kind == "tcp":
+        receiver.start()
+    for line in sys.stdin:
+        if line.strip() == "end":
+            break
+        say(total=state["total"], error=state["error"])
+    if kind == "quiet":  # until now the server could not send, so that nothing has passed
+        receiver.start()
+    try:
+        connection.shutdown(socket.SHUT_WR)
+    except OSError as error:
+        state["error"] = repr(error)
+    receiver.join(10)
+    say(**state)
+def talk(family):
+    datagrams = socket.socket(family, socket.SOCK_DGRAM)
+    datagrams.settimeout(1)
+    datagrams.connect((address, port))
+    def ask():
+        datagrams.send(b"ping")
+        try:
+            return datagrams.recv(100)[:8].decode().strip()
+        except OSError as error:
+            return repr(error)
+    say(served=ask())
+    for line in sys.stdin:
+        say(served=ask())
+        if line.strip() == "end":
+            break
+if kind != "udp":
+    download(socket.create_connection((address, port), timeout=10))
+else:
+    talk(socket.AF_INET6 if ":" in address else socket.AF_INET)
+"""
+
+
+class Client:
+    """A download without end (*tcp*; *quiet* reads nothing of it yet), or datagrams there and back (*udp*)."""
+
+    def __init__(self, namespace: str, kind: str, address: str, port: int) -> None:
+        self.kind = kind
+        self.what = f"{kind} to {address}:{port} from {namespace}"
+        self._process = subprocess.Popen(
+            [
+                *("nsenter", f"--net=/run/netns/{namespace}", sys.executable, "-c", CLIENT),
+                *(kind, address, str(port)),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.served: str = self._hear().get("served", "")
+        self._total = 0
+
+    def goes_on(self) -> bool:
+        """More has come since the last question (TCP); the same server answers (UDP)."""
+        said = self._ask("go on")
+        if self.kind == "udp":
+            return bool(said["served"] == self.served)
+        assert not said["error"], (self.what, said)
+        more, self._total = said["total"] > self._total, said["total"]
+        return more
+
+    def end(self) -> None:
+        """Everything that was sent has come."""
+        said = self._ask("end")
+        if self.kind == "udp":
+            assert said["served"] == self.served, self.what
+        else:
+            assert said["whole"], (self.what, said)
+            assert not said["error"], (self.what, said)
+        self.close()
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate(timeout=PATIENCE)
+
+    def _ask(self, what: str) -> dict[str, Any]:
+        assert self._process.stdin
+        self._process.stdin.write(f"{what}\n")
+        self._process.stdin.flush()
+        return self._hear()
+
+    def _hear(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, f"{self.what} ended"
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+
+class Handover:
+    """The node of the test with its pods, kube-proxy's rules and clients."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.namespaces = {name: f"{node.name}-{name}" for name in PODS}
+        self._servers: list[subprocess.Popen[str]] = []
+        self._clients: list[Client] = []
+
+    def up(self) -> None:
+        for name, number in PODS.items():
+            self._pod(name, number)
+        with netlink.inside_namespace(self.node.name):
+            for path in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+                netlink.set_sysctl(path, 1)
+        with netlink.inside_namespace(self.node.outside):
+            netlink.set_offload("eth0", "tx", on=False)  # as packets from a wire have whole checksums
+            for network, way in (("10.78.0.0/16", NODE[4]), ("fd78::/16", NODE[6])):
+                netlink.add_route(network, way)
+        subprocess.run(self.node.command("nft", "-f", "-"), input=RULES, text=True, check=True, timeout=20)
+        for name in ("old", "new"):
+            self._serve(name)
+
+    def _pod(self, name: str, number: int) -> None:
+        namespace = self.namespaces[name]
+        netlink.create_namespace(namespace)
+        with netlink.inside_namespace(self.node.name):
+            device = f"veth{name[0]}"
+            netlink.add_veth(device, "eth0", namespace)
+            netlink.set_up(device)
+            for address in (f"10.78.{number}.1/24", f"fd78:{number}::1/64"):
+                netlink.add_address(device, address)
+        with netlink.inside_namespace(namespace):
+            netlink.set_up("eth0")
+            for address in (f"10.78.{number}.2/24", f"fd78:{number}::2/64"):
+                netlink.add_address("eth0", address)
+            netlink.add_route("default4", f"10.78.{number}.1")
+            netlink.add_route("default6", f"fd78:{number}::1")
+
+    def _serve(self, name: str) -> None:
+        command = ["nsenter", f"--net=/run/netns/{self.namespaces[name]}", sys.executable, "-c", SERVER, name]
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._servers.append(server)
+        assert server.stdout
+        assert server.stdout.readline() == "listening\n"
+
+    def write_service(self) -> None:
+        """The Service, of which *new* alone is ready; *old* is there still."""
+        spec = {
+            "clusterIPs": list(VIP.values()),
+            "clusterIP": VIP[4],
+            "ipFamilies": ["IPv4", "IPv6"],
+            "type": "NodePort",
+            "ports": [
+                {"name": p.lower(), "protocol": p, "port": PORT, "nodePort": NODE_PORT}
+                for p in ("TCP", "UDP")
+            ],
+        }
+        meta = {"name": "web", "namespace": "shop"}
+        slices = [
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {
+                    "name": f"web-{kind.lower()}",
+                    "namespace": "shop",
+                    "labels": {"kubernetes.io/service-name": "web"},
+                },
+                "addressType": kind,
+                "ports": [{"name": p.lower(), "protocol": p, "port": 8080} for p in ("TCP", "UDP")],
+                "endpoints": [
+                    {
+                        "addresses": [place.format(PODS[name])],
+                        "conditions": {"ready": name == "new"},
+                        "nodeName": "node-1",
+                    }
+                    for name in ("old", "new")
+                ],
+            }
+            for kind, place in (("IPv4", "10.78.{}.2"), ("IPv6", "fd78:{}::2"))
+        ]
+        self.node.put(
+            "web.yaml", {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": spec}, *slices
+        )
+
+    def open(self, served: str, *kinds: str) -> list[Client]:
+        """One of each kind of connection, from outside and from a pod; all are served by this pod."""
+        outside, pod = self.node.outside, self.namespaces["client"]
+        found = [
+            Client(namespace, kind, address[family], port)
+            for family in (4, 6)
+            for kind in kinds or ("tcp", "udp")
+            for namespace, address, port in ((outside, NODE, NODE_PORT), (pod, VIP, PORT))
+        ]
+        self._clients += found
+        assert {client.what: client.served for client in found} == {c.what: served for c in found}
+        return found
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        for server in self._servers:
+            server.kill()
+            server.communicate(timeout=PATIENCE)
+        for namespace in self.namespaces.values():
+            netlink.delete_namespace(namespace)
+
+
+if __name__ == "__main__":  # an agent that hands over
+    import asyncio
+    import logging
+
+    from netaccel.agent import start
+    from netaccel.agent.core import Agent
+    from netaccel.agent.takeover import TakeOver
+    from netaccel.config import load
+
+    class Handing(Agent):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.takeover = TakeOver.begin(self.settings, self.plane)
+            self.reconciler.set_mode(self.takeover.mode)
+
+        async def _look_at_kernel(self) -> None:
+            await asyncio.gather(super()._look_at_kernel(), self.takeover.run(self.reconciler))
+
+    logging.basicConfig(stream=sys.stderr)
+    logging.getLogger("netaccel").setLevel("INFO")
+    start.Agent = Handing  # type: ignore[misc]
+    start.run(load())

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a kube-proxy to netaccel and back: no connection is lost, new ones go where they should."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ground import Node
+from handover import Client, Handover
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+
+
+@pytest.fixture
+def handover(node: Node) -> Iterator[Handover]:
+    made = Handover(node)
+    try:
+        made.up()
+        yield made
+    finally:
+        made.close()
+
+
+def dump(node: Node, name: str) -> list[dict[str, Any]]:
+    done = node.netaccel("map", "dump", name, "-o", "json")
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def modes(node: Node) -> set[str]:
+    """Modes of frontends."""
+    return {flag for row in dump(node, "frontends") for flag in row["flags"] if flag in ("drain", "takeover")}
+
+
+def ours(node: Node) -> int:
+    """Flows that netaccel translates and that have not ended."""
+    return sum(
+        row["direction"] == "forward"
+        and "stack" not in row["flags"]
+        and row["state"] not in ("closed", "reset")
+        for row in dump(node, "flows")
+    )
+
+
+def serve(node: Node, **settings: str) -> subprocess.Popen[str]:
+    agent = subprocess.Popen(
+        node.command(sys.executable, str(Path(__file__).with_name("handover.py"))),
+        env=node.environment(**settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    node.agents.append(agent)
+    node.until(node._ready, agent)
+    wanted = {"drain"} if settings.get("drain") else set()
+    node.until(lambda: modes(node) == wanted, agent)
+    return agent
+
+
+def all_go_on(node: Node, clients: list[Client]) -> None:
+    for client in clients:
+        node.until(client.goes_on)
+
+
+@pytest.mark.parametrize("xdp", ["auto", "off"])
+def test_there_and_back_without_losing_a_connection(node: Node, handover: Handover, xdp: str) -> None:
+    handover.write_service()
+    before, silent = handover.open("old"), handover.open("old", "quiet", "udp")
+
+    agent = serve(node, xdp=xdp)
+    all_go_on(node, before)
+    with_us = handover.open("new")
+    all_go_on(node, before + with_us)
+    states = Counter(tuple(row["flags"]) for row in dump(node, "flows") if row["direction"] == "forward")
+    assert states[("stack",)] == len(before) + len(silent)
+
+    node.stop(agent)
+    agent = serve(node, xdp=xdp, drain="true")
+    all_go_on(node, before + with_us)
+    drained = handover.open("old")
+    all_go_on(node, before + with_us + drained)
+
+    node.stop(agent)
+    agent = serve(node, xdp=xdp)
+    all_go_on(node, before + with_us + drained)
+    again = handover.open("new")
+
+    node.stop(agent)
+    agent = serve(node, xdp=xdp, drain="true")
+    for client in with_us + again:
+        client.end()
+    assert ours(node) == sum(client.kind == "udp" for client in with_us + again), "UDP ends by its time-out"
+    node.stop(agent)
+    done = node.netaccel("detach")
+    assert done.returncode == 0, done.stderr
+    for client in before + silent + drained:
+        client.end()
