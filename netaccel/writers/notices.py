@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is to be told of which object: from the reconciler's conditions to Events and warnings. Pure.
+
+A refusal because of what the object says is the same on every node, so one agent tells it for all: the
+elected one. What only this node lacks (room in a map), this node tells.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from netaccel.model.event import ObjectKey
+from netaccel.model.service import ServiceKey
+from netaccel.model.snapshot import World
+from netaccel.reconcile import Condition, State
+from netaccel.writers.state import Warned
+
+API_VERSIONS = {"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1"}
+"""Kinds that get Events, by name."""
+
+
+class Scope(enum.Enum):
+    """Whose matter a notice is."""
+
+    CLUSTER = "cluster"
+    NODE = "node"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One line about one object, true now. ``uid`` "": to be looked up; an object that is gone has none.
+
+    ``reason``: one word in CamelCase; ``message``: a sentence.
+    """
+
+    key: ObjectKey
+    reason: str
+    message: str
+    scope: Scope
+    uid: str = ""
+
+
+def notices(world: World, conditions: Mapping[ObjectKey, Condition]) -> tuple[Notice, ...]:
+    """Everything that is refused or limited now, of kinds that get Events.
+
+    ``conditions``: of netaccel.reconcile.Reconciler; those of Services that the source refused are in it too.
+    """
+    found: dict[Notice, None] = {}
+    rejected: set[ObjectKey] = set()
+    for reject in world.rejections():
+        if reject.key is None or reject.key.kind not in API_VERSIONS:
+            continue
+        rejected.add(reject.key)
+        why = f"{reject.path}: {reject.reason}" if reject.path else reject.reason
+        message = f"{why}; what was in force before stays"
+        found[Notice(reject.key, State.REJECTED.value, message, Scope.CLUSTER, _uid(world, reject.key))] = (
+            None
+        )
+    for key, condition in conditions.items():
+        if key in rejected or key.kind not in API_VERSIONS:
+            continue
+        scope = _scope(condition.state)
+        if scope:
+            for reason in condition.reasons:
+                found[Notice(key, condition.state.value, reason, scope, _uid(world, key))] = None
+    return tuple(found)
+
+
+def warnings(
+    world: World, conditions: Mapping[ObjectKey, Condition], own: Iterable[str] = ()
+) -> tuple[Warned, ...]:
+    """What NodeState lists: the node's ``own``, then each object that is not in force as written."""
+    found = [Warned("", "Node", line) for line in own]
+    rejected: set[ObjectKey | None] = set()
+    for reject in world.rejections():
+        rejected.add(reject.key)
+        where = f"{reject.origin}: {reject.path}: " if reject.path else f"{reject.origin}: "
+        found.append(Warned(str(reject.key or ""), State.REJECTED.value, where + reject.reason))
+    for key, condition in conditions.items():
+        if key not in rejected and condition.reasons and _scope(condition.state):
+            found.append(Warned(str(key), condition.state.value, "; ".join(condition.reasons)))
+    return tuple(found)
+
+
+def _scope(state: State) -> Scope | None:
+    """Where a condition comes from that the source did not set: None where nothing is to be told."""
+    match state:
+        case State.REJECTED:
+            return Scope.NODE  # no room here; another node's maps may have it
+        case State.DEGRADED:
+            return Scope.CLUSTER  # by what it and the other Services say
+        case _:
+            return None
+
+
+def _uid(world: World, key: ObjectKey) -> str:
+    service = world.service(ServiceKey(key.namespace, key.name)) if key.kind == "Service" else None
+    return service.uid if service else ""
