@@ -28,6 +28,7 @@ def settings(plan: Plan, paths: Paths, node: NodePlan, uplink_mode: str) -> dict
         "NETACCEL_MANIFESTS": str(paths.rendered),
         "NETACCEL_CGROUP": str(cgroups.node(plan.name, node.name)),
         "NETACCEL_BPFFS": str(paths.bpffs / node.name),
+        "NETACCEL_KUBE_PROXY": "instead",
         "NETACCEL_UPLINKS": "eth0",
         "NETACCEL_POD_DEVICES": "veth*",
         "NETACCEL_HTTP": f"{API[0]}:{API[1]}",
