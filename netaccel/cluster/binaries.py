@@ -3,7 +3,7 @@
 
 ::
 
-    python -m netaccel.cluster.binaries          # each program and where it is; builds what is missing
+    python -m netaccel.cluster.binaries [NAME...]  # each program and where it is; builds what is missing
 
 Looked for in ``KUBEBUILDER_ASSETS`` (as envtest fills it), then ``PATH``, then the user's cache, then built
 there (`build`). A program of Kubernetes is taken from the first two only if it is of the same minor version
@@ -18,12 +18,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from netaccel.cluster import build
-from netaccel.cluster.build import RECIPES, VERSION, Recipe, Say
+from netaccel.cluster.build import RECIPES, VERSION, Recipe
+from netaccel.cluster.golang import Say
 from netaccel.errors import LabError
 
 ASSETS = "KUBEBUILDER_ASSETS"
@@ -105,10 +106,10 @@ def _version(name: str, path: str) -> tuple[int, int]:
     return (int(match[1]), int(match[2])) if match else (0, 0)
 
 
-def main() -> int:
+def main(names: Sequence[str]) -> int:
     """Print each program and where it is."""
     try:
-        found = find_or_build(say=lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
+        found = find_or_build(names or ALL, say=lambda line: print(line, file=sys.stderr, flush=True))  # noqa: T201
     except LabError as error:
         print(f"binaries: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -118,4 +119,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from netaccel.cluster.build import Say, alone, cache_folder
+from netaccel.cluster.build import alone, cache_folder
+from netaccel.cluster.golang import Say
 from netaccel.errors import LabError
 
 NODE = ("containerd", "runc", "containernetworking-plugins", "busybox-static")
