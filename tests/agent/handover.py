@@ -52,8 +52,8 @@ name = sys.argv[1].encode().ljust(8)
 def serve(connection):
     digest = hashlib.sha256()
     connection.sendall(name)
-    while not select.select([connection], [], [], 0.002)[0]:
-        chunk = os.urandom(20000)
+    while not select.select([connection], [], [], 0.05)[0]:
+        chunk = os.urandom(50000)
         digest.update(chunk)
         connection.sendall(chunk)
     assert connection.recv(10) == b""
@@ -122,7 +122,35 @@ def talk(family):
         say(served=ask())
         if line.strip() == "end":
             break
-if kind != "udp":
+def churn():
+    import collections, time
+    counts, errors, threads = collections.Counter(), [], []
+    def once():
+        try:
+            with socket.create_connection((address, port), timeout=10) as connection:
+                name, digest, tail = connection.recv(8, socket.MSG_WAITALL), hashlib.sha256(), b""
+                time.sleep(1)
+                connection.shutdown(socket.SHUT_WR)
+                while data := connection.recv(1 << 16):
+                    digest.update((tail + data)[:-32])
+                    tail = (tail + data)[-32:]
+                if tail != digest.digest():
+                    errors.append("not whole")
+            counts[name.decode().strip()] += 1
+        except OSError as error:
+            errors.append(repr(error))
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()
+    say(served="")
+    while not ended.wait(0.03):
+        threads.append(threading.Thread(target=once))
+        threads[-1].start()
+    for thread in threads:
+        thread.join(15)
+    say(counts=counts, errors=errors)
+if kind == "churn":
+    churn()
+elif kind != "udp":
     download(socket.create_connection((address, port), timeout=10))
 else:
     talk(socket.AF_INET6 if ":" in address else socket.AF_INET)
@@ -130,7 +158,8 @@ else:
 
 
 class Client:
-    """A download without end (*tcp*; *quiet* reads nothing of it yet), or datagrams there and back (*udp*)."""
+    """A download without end (*tcp*; *quiet* reads nothing of it yet), datagrams there and back (*udp*), or
+    a new connection every 30 ms, each for a second (*churn*)."""
 
     def __init__(self, namespace: str, kind: str, address: str, port: int) -> None:
         self.kind = kind
@@ -165,6 +194,10 @@ class Client:
             assert said["whole"], (self.what, said)
             assert not said["error"], (self.what, said)
         self.close()
+
+    def stop(self) -> dict[str, Any]:
+        """Of *churn*: connections by who served them, and errors."""
+        return self._ask("end")
 
     def close(self) -> None:
         self._process.kill()

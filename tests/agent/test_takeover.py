@@ -103,3 +103,22 @@ def test_there_and_back_without_losing_a_connection(node: Node, handover: Handov
     assert done.returncode == 0, done.stderr
     for client in before + silent + drained:
         client.end()
+
+
+def test_connections_that_are_opened_meanwhile_fare_no_worse(node: Node, handover: Handover) -> None:
+    handover.write_service()
+    before = handover.open("old")
+    churns = handover.open("", "churn")
+    agent = serve(node)
+    handover.open("new")
+    node.stop(agent)
+    agent = serve(node, drain="true")
+    handover.open("old")
+    node.stop(agent)
+    serve(node)
+    handover.open("new")
+    for churn in churns:
+        said = churn.stop()
+        assert not said["errors"], (churn.what, said)
+        assert said["counts"].keys() == {"old", "new"}
+    all_go_on(node, before)
