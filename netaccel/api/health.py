@@ -43,11 +43,16 @@ _NO_SUCH_PATH = {"Content-Type": "text/plain; charset=utf-8", "X-Content-Type-Op
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which ports are this agent's. ``everywhere``: on all addresses, else where node ports answer."""
+    """Which ports are this agent's, and what is asked behind them.
+
+    ``everywhere``: on all addresses, else where node ports answer. ``in_cluster``: the API server tells of
+    this node's Node, so that one that isn't there was deleted; files need have none.
+    """
 
     services: bool
     healthz: HostPort | None
-    everywhere: bool
+    everywhere: bool = True
+    in_cluster: bool = False
 
     @property
     def any(self) -> bool:
@@ -61,26 +66,33 @@ def wanted(settings: Settings) -> Wanted:
     Services that name another proxy are never kube-proxy's, so their ports are not either.
     """
     if settings.drain:
-        return Wanted(services=False, healthz=None, everywhere=False)
+        return Wanted(services=False, healthz=None)
     instead = settings.kube_proxy == "instead"
     healthz = settings.healthz
     if instead and "healthz" not in settings.model_fields_set:
         healthz = HostPort("", PORT)
     services = instead or healthz is not None or bool(settings.service_proxy_name)
-    return Wanted(services, healthz, everywhere=not settings.node_port_addresses)
+    everywhere = not settings.node_port_addresses
+    return Wanted(services, healthz, everywhere, in_cluster=settings.manifests is None)
 
 
 class Health:
     """How the proxy is. ``behind_since``: since when, by ``clock``, something heard is not in the maps."""
 
     def __init__(
-        self, world: World, behind_since: Callable[[], float | None], clock: Callable[[], float]
+        self,
+        world: World,
+        behind_since: Callable[[], float | None],
+        clock: Callable[[], float],
+        *,
+        in_cluster: bool,
     ) -> None:
         self.last_updated: int | None = None
         """Nanoseconds since the epoch at which the maps were last known to be as heard."""
         self._world = world
         self._behind_since = behind_since
         self._clock = clock
+        self._in_cluster = in_cluster
 
     def healthy(self) -> bool:
         """Whether it keeps up. One that has nothing to do, or starts, does."""
@@ -88,8 +100,11 @@ class Health:
         return since is None or self._clock() - since < LATE
 
     def eligible(self) -> bool:
-        """Whether load balancers may choose this node."""
-        return not self._world.node_leaving
+        """Whether load balancers may choose this node. One that has not heard of it yet goes on."""
+        world = self._world
+        if self._in_cluster and world.synced and world.node(world.node_name) is None:
+            return False
+        return not world.node_leaving
 
     def body(self, *, ok: bool, eligible: bool | None) -> str:
         """What /healthz and /livez (``eligible`` None) say. ``ok``: their verdict."""
@@ -121,7 +136,7 @@ class HealthServers:
         """``world``, ``behind_since``: the reconciler's, whose times are ``clock``'s."""
         self._wanted = ports
         self._world = world
-        self._health = Health(world, behind_since, clock)
+        self._health = Health(world, behind_since, clock, in_cluster=ports.in_cluster)
         self._counts = Counts()
         self._checks: dict[int, HealthCheck] = {}
         self._hosts: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ The answers of kube-proxy were recorded from the package pkg/proxy/healthcheck o
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from netaccel.compile.services import NodeFacts
 from netaccel.config import HostPort, load
 from netaccel.model.address import parse_address
 from netaccel.model.endpoint import Node
-from netaccel.model.event import Delete, ObjectKey, Upsert
+from netaccel.model.event import Delete, ObjectKey, Synced, Upsert
 from netaccel.model.service import ServiceKey
 from netaccel.model.snapshot import World
 from netaccel.sources.parse import Object, object_key
@@ -66,9 +67,9 @@ class Proxy:
 
 @asynccontextmanager
 async def running(
-    *, services: bool = True, healthz: HostPort | None = None, everywhere: bool = False
+    *, services: bool = True, healthz: HostPort | None = None, in_cluster: bool = False
 ) -> AsyncIterator[Proxy]:
-    proxy = Proxy(Wanted(services, healthz, everywhere))
+    proxy = Proxy(Wanted(services, healthz, everywhere=False, in_cluster=in_cluster))
     task = asyncio.create_task(proxy.servers.run())
     try:
         async with asyncio.timeout(20):
@@ -345,6 +346,15 @@ async def test_a_node_that_leaves_is_no_target_but_lives() -> None:
         assert await verdicts() == ("503", "200")
 
 
+async def test_in_a_cluster_a_node_without_a_node_was_deleted() -> None:
+    async with running(healthz=HostPort(HOST, HEALTHZ), in_cluster=True) as proxy:
+        assert await verdicts() == ("200", "200"), "nothing heard yet: what is in force goes on"
+        proxy.world.apply(Synced())
+        assert await verdicts() == ("503", "200")
+        await proxy.hear(Node("node-1"))
+        assert await verdicts() == ("200", "200")
+
+
 async def test_one_that_falls_behind_is_neither() -> None:
     async with proxied(Node("node-1")) as proxy:
         proxy.behind_since, proxy.now = 1000.0, 1000.0 + LATE
@@ -375,22 +385,21 @@ def test_times_have_the_decimals_that_they_need() -> None:
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ({}, Wanted(False, None, True)),
-        ({"kube_proxy": "instead"}, Wanted(True, HostPort("", 10256), True)),
-        ({"kube_proxy": "instead", "healthz": "off"}, Wanted(True, None, True)),
-        ({"kube_proxy": "instead", "healthz": "[::1]:99"}, Wanted(True, HostPort("::1", 99), True)),
-        ({"kube_proxy": "instead", "drain": True}, Wanted(False, None, False)),
-        ({"healthz": "0.0.0.0:10257"}, Wanted(True, HostPort("0.0.0.0", 10257), True)),
-        ({"service_proxy_name": "netaccel"}, Wanted(True, None, True)),
-        (
-            {"kube_proxy": "instead", "node_port_addresses": "10.0.0.0/8"},
-            Wanted(True, HostPort("", 10256), False),
-        ),
+        ({}, Wanted(False, None)),
+        ({"kube_proxy": "instead"}, Wanted(True, HostPort("", 10256))),
+        ({"kube_proxy": "instead", "healthz": "off"}, Wanted(True, None)),
+        ({"kube_proxy": "instead", "healthz": "[::1]:99"}, Wanted(True, HostPort("::1", 99))),
+        ({"kube_proxy": "instead", "drain": True}, Wanted(False, None)),
+        ({"healthz": "0.0.0.0:10257"}, Wanted(True, HostPort("0.0.0.0", 10257))),
+        ({"service_proxy_name": "netaccel"}, Wanted(True, None)),
+        ({"healthz": ":99", "node_port_addresses": "10.0.0.0/8"}, Wanted(True, HostPort("", 99), False)),
     ],
 )
 def test_beside_a_kube_proxy_the_ports_are_its_own(flags: dict[str, object], expected: Wanted) -> None:
-    found = wanted(load(flags, {"NODE_NAME": "node-1"}))
+    found = wanted(load({"manifests": "/etc/manifests", **flags}, {"NODE_NAME": "node-1"}))
     assert found == expected
+    in_cluster = wanted(load(flags, {"NODE_NAME": "node-1"}))
+    assert in_cluster == dataclasses.replace(expected, in_cluster=not flags.get("drain"))
     assert found.any == (expected.services or expected.healthz is not None)
 
 
