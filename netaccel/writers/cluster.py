@@ -89,7 +89,8 @@ class Warden:
     async def run(self) -> None:
         """Look now and then, for ever."""
         while True:
-            await asyncio.sleep(await self.step() or _LOOK)
+            wait = await self.step()
+            await asyncio.sleep(wait or _LOOK)
 
     async def step(self) -> float:
         """Look once; 0, or where the API refuses, the seconds to wait."""

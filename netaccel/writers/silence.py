@@ -31,30 +31,39 @@ class Heartbeat:
     written: float | None = None
 
 
+_Sign = tuple[str, float | None, str]  # what its agent changes when it writes
+
+
 class Listener:
     """Remembers since when each heartbeat has been the same."""
 
     def __init__(self) -> None:
-        self._since: dict[str, tuple[str, float]] = {}
+        self._since: dict[str, tuple[_Sign, float]] = {}
 
     def silent(self, beats: Iterable[Heartbeat], now: float, server: float | None) -> list[Heartbeat]:
         """Those that have to be called Unknown and are not yet.
 
         ``now``: this process's monotonic clock. ``server``: the API server's, seconds since the epoch.
         """
-        since: dict[str, tuple[str, float]] = {}
+        since: dict[str, tuple[_Sign, float]] = {}
         found = []
         for heard in beats:
+            sign = heard.beat, heard.written, heard.status
             before = self._since.get(heard.node)
-            if before is None or before[0] != heard.beat:
-                first = before is None and heard.written is not None and server is not None
-                age = max(0.0, server - heard.written) if first and server and heard.written else 0.0
-                before = heard.beat, now - age
+            if before is None:
+                before = sign, now - _age(heard, server)
+            elif before[0] != sign:
+                before = sign, now
             since[heard.node] = before
             if now - before[1] > UNKNOWN_AFTER and heard.status != "Unknown":
                 found.append(heard)
         self._since = since
         return found
+
+
+def _age(heard: Heartbeat, server: float | None) -> float:
+    """Seconds, by the server's clock alone; 0 where it does not say."""
+    return max(0.0, server - heard.written) if server is not None and heard.written is not None else 0.0
 
 
 def unknown(heard: Heartbeat, now: float) -> dict[str, object]:
