@@ -171,7 +171,7 @@ class Settings(_Frozen):
         False, description="serve flows that are open and leave new ones to the node's stack (kube-proxy)"
     )
     cgroup: Path | None = Field(None, description="root of the cgroup v2 subtree whose sockets are served")
-    bpffs: Path = Field(Path("/sys/fs/bpf"), description="folder of a bpf file system for pins")
+    bpffs: Path | None = Field(None, description="folder of a bpf file system for pins")
     uplinks: Names = Field((), description="devices to the outside; unset: those with a default route")
     pod_devices: Names = Field(
         ("veth*", "lxc*", "cali*", "tap*", "azv*", "eni*", "gke*"),

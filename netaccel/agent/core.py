@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 from netaccel.agent.facts import node_facts
 from netaccel.agent.origin import Opening, Origin
+from netaccel.agent.publish import Publisher
 from netaccel.agent.report import Answers
+from netaccel.agent.takeover import TakeOver
 from netaccel.config import Settings
 from netaccel.datapath import libbpf, netlink
 from netaccel.datapath.instance import Instance
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 _SETTLE = 0.02  # seconds in which a burst of changes of devices becomes one look
 _RETRY = 30.0  # seconds between tries of what failed
+_PATIENCE = 5.0  # seconds in which an agent that starts well has the first state in its maps
 _REMEMBER = 30.0  # seconds between notes of how fresh the state in force is
 _FILLED = ("frontends4", "frontends6", "services", "backends", "maglev", "source_ranges")
 HEARD = "heard"
@@ -51,11 +54,14 @@ class Agent:
         self.features: list[Feature] = []
         self.origin: Origin | None = None
         self.health: HealthServers | None = None
+        self.publisher: Publisher | None = None
+        self.take_over = TakeOver.begin(settings, plane)
         self._facts = node_facts(settings, plane.view, None)
         self.reconciler = Reconciler(
             plane.loaded.maps,
             plane.loaded.abi.constants,
             self._facts,
+            mode=self.take_over.mode,
             compare_interval=settings.compare_interval,
             on_backends_removed=self._reap,
             on_report=self._account,
@@ -79,6 +85,8 @@ class Agent:
                     group.create_task(self.reconciler.run(source), name="reconciler"),
                     group.create_task(self._answer(listeners), name="api"),
                     group.create_task(self._answer_health(), name="health"),
+                    group.create_task(self._publish(), name="publish"),
+                    group.create_task(self.take_over.run(self.reconciler), name="take-over"),
                     group.create_task(self._follow_node(), name="node"),
                     group.create_task(_every(_RETRY, self._retry), name="retry"),
                     group.create_task(_every(self.settings.sweep_interval, self._sweep), name="sweep"),
@@ -112,6 +120,14 @@ class Agent:
             self.health = HealthServers(ports, reconciler.world, lambda: reconciler.behind_since)
             await self.health.run()
 
+    async def _publish(self) -> None:
+        """Write to the API server, where there is one: at first that the node is served, if it is soon."""
+        if self.origin and self.origin.api:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.reconciler.ready.wait(), _PATIENCE)
+            self.publisher = Publisher(self, self.origin.api)
+            await self.publisher.run()
+
     async def _follow_node(self) -> None:
         """Attach to devices as they appear, learn new addresses."""
         async for _ in netlink.changes():
@@ -136,12 +152,14 @@ class Agent:
         heard = self.origin.source.status().heard if self.origin else None
         if heard and self.reconciler.ready.is_set():
             self._instance.write_note(HEARD, f"{heard:.0f}")
+        if self.publisher:
+            self.publisher.stir()
 
     async def _look_at_kernel(self) -> None:
         await self.reconciler.ready.wait()
         log.info("ready after %.0f ms", 1000 * (time.monotonic() - self.started))
         await self._remember()
-        self.features = await asyncio.to_thread(probe, self.settings.bpffs, self.plane.hooks.cgroup)
+        self.features = await asyncio.to_thread(probe, self._instance.bpffs, self.plane.hooks.cgroup)
         libbpf.give_back_memory()  # probing and the first state took some tens of megabytes
 
     async def _reap(self) -> None:
@@ -153,6 +171,7 @@ class Agent:
             self._reaper = SocketReaper(destroyer, loaded.maps, self.plane.hooks.cgroup)
         if count := await self._reaper.reap():
             log.info("%d sockets of removed backends destroyed", count)
+        await self.take_over.forget_gone(self.census)
 
     # --------------------------------------------------------------- events
 
@@ -177,6 +196,8 @@ class Agent:
         self.answers.account(report)
         if self.health:
             self.health.passed(self._facts)
+        if self.publisher:
+            self.publisher.stir()
 
 
 class _Told:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from netaccel import __version__
 from netaccel.agent.facts import refused
+from netaccel.agent.publish import mode
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
 from netaccel.observe.figures import FigureCache, read_figures
 from netaccel.observe.metrics import AgentFacts, Metrics
@@ -68,7 +69,9 @@ class Answers:
             "uptime": round(time.monotonic() - agent.started, 1),
             "ready": not reasons,
             "reasons": reasons,
+            "mode": mode(agent.settings).value,
             "warnings": self.warnings(),
+            "notes": self.notes(),
             "refused": refused(agent.reconciler),
             "waiting": [str(one) for one in agent.reconciler.world.waiting_slices()],
             "counts": counts,
@@ -88,7 +91,13 @@ class Answers:
             found.append(problem)
         if self._agent.health:
             found += self._agent.health.problems()
-        return found
+        return [*found, *self._agent.take_over.warnings()]
+
+    def notes(self) -> list[str]:
+        """What is under way, or left undone beside serving the node."""
+        publisher = self._agent.publisher
+        found = self._agent.take_over.notes(self._agent.census)
+        return [*found, *publisher.problems()] if publisher else found
 
     def _sources(self) -> list[dict[str, Any]]:
         if not self._agent.origin:

@@ -16,6 +16,7 @@ from netaccel.agent import origin
 from netaccel.agent.core import Agent
 from netaccel.config import HostPort, Settings
 from netaccel.datapath.instance import Instance
+from netaccel.datapath.mounts import find_bpffs
 from netaccel.datapath.plane import Plane
 from netaccel.errors import ConfigError
 
@@ -27,7 +28,7 @@ def run(settings: Settings) -> None:
     started = time.monotonic()
     opening = origin.choose(settings, os.environ)
     with contextlib.ExitStack() as stack:
-        instance = Instance(settings.bpffs)
+        instance = Instance(find_bpffs(settings.bpffs))
         instance.lock()
         stack.callback(instance.unlock)
         listeners = {field: stack.enter_context(_listen(field, at)) for field, at in _addresses(settings)}

@@ -12,7 +12,7 @@ import logging
 from netaccel.config import Settings
 from netaccel.datapath import conntrack
 from netaccel.datapath.plane import Plane
-from netaccel.errors import DatapathError
+from netaccel.errors import DatapathError, MapFullError
 from netaccel.observe import takeover
 from netaccel.observe.conntrack import Census
 from netaccel.observe.takeover import Codes
@@ -99,7 +99,11 @@ class TakeOver:
         frontends = self._maps.dump("frontends")
         connections = conntrack.read(takeover.places(frontends))
         entries = dict(takeover.flows_of(connections, frontends, self._codes, self._plane.clock.now()))
-        takeover.import_flows(self._maps, self._abi, entries.items())
+        done = takeover.import_flows(self._maps, self._abi, entries.items())
+        if done.left_out:
+            raise MapFullError(
+                f"{done.left_out} entries of {len(entries)} have no room: raise mapSizes flows", 0, done.added
+            )
         return set(entries)
 
     def _warn(self, error: DatapathError) -> None:

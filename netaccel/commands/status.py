@@ -104,12 +104,12 @@ def _without_agent(listen: HostPort, bpffs: str) -> dict[str, Any]:
 def _print(found: dict[str, Any]) -> None:
     title = f"node {found['node']}: " if "node" in found else ""
     click.secho(title + ("ready" if found["ready"] else "NOT READY"), bold=True)
-    for kind in ("reasons", "warnings"):
-        for line in found[kind]:
+    for kind in ("reasons", "warnings", "notes"):
+        for line in found.get(kind, ()):
             click.echo(f"  {kind[:-1]}: {line}")
     facts = {
         name: f"{found[name]} s" if name == "uptime" else found[name]
-        for name in ("version", "kernel", "pid", "uptime", "drift_repaired")
+        for name in ("version", "mode", "kernel", "pid", "uptime", "drift_repaired")
         if name in found
     }
     if facts:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent of a cluster writes to its API server, beside serving its node.
+
+The node is served without any of it: what the server refuses becomes a note for people.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from netaccel import __version__
+from netaccel.apiserver.api import Api
+from netaccel.apiserver.credentials import SERVICE_ACCOUNT
+from netaccel.apiserver.election import Election
+from netaccel.config import Settings
+from netaccel.writers.cluster import ClusterWriter
+from netaccel.writers.events import EventWriter
+from netaccel.writers.nodestate import NodeStateWriter
+from netaccel.writers.notices import Notice, notices, warnings
+from netaccel.writers.state import Mode, NodeSnapshot
+
+if TYPE_CHECKING:
+    from netaccel.agent.core import Agent
+
+NAMESPACE = "netaccel"
+"""Of the Lease, where the agent runs outside a pod; in a pod the pod's own."""
+
+
+class Publisher:
+    """NodeState, this node's Events, and the cluster's where this agent is elected. Run it in a task."""
+
+    def __init__(self, agent: Agent, api: Api) -> None:
+        node = agent.settings.node_name
+        self._agent = agent
+        self._election = Election(api, namespace=_namespace(), identity=f"{node}_{os.getpid()}")
+        self._state = NodeStateWriter(api, node, self._snapshot)
+        self._events = EventWriter(api, node, self._notices)
+        self._cluster = ClusterWriter(api, node, self._election, self._notices)
+
+    async def run(self) -> None:
+        """Write for ever. Raises nothing for what the API does or says."""
+        async with asyncio.TaskGroup() as group:
+            for writer in (self._state, self._events, self._cluster):
+                group.create_task(writer.run(), name=type(writer).__name__)
+
+    def stir(self) -> None:
+        """Something may have changed. Cheap."""
+        for writer in (self._state, self._events, self._cluster):
+            writer.stir()
+
+    def problems(self) -> list[str]:
+        """What a person must mend before all of it can be written."""
+        found = (writer.problem for writer in (self._state, self._events, self._cluster))
+        return [problem for problem in found if problem]
+
+    def _notices(self) -> tuple[Notice, ...]:
+        return notices(self._agent.reconciler.world, self._agent.reconciler.conditions())
+
+    async def _snapshot(self) -> NodeSnapshot:
+        agent = self._agent
+        counts = await asyncio.to_thread(agent.answers.counts)
+        reconciler = agent.reconciler
+        return NodeSnapshot(
+            version=__version__,
+            kernel=os.uname().release,
+            mode=mode(agent.settings),
+            not_ready=tuple(agent.answers.readiness()),
+            services=counts["services"],
+            frontends=counts["frontends"],
+            backends=counts["backends"],
+            drift=reconciler.stats.drift.total(),
+            last_sync=agent.origin.source.status().heard if agent.origin else None,
+            warnings=warnings(reconciler.world, reconciler.conditions(), agent.answers.warnings()),
+        )
+
+
+def mode(settings: Settings) -> Mode:
+    """How the node is served: beside a kube-proxy, instead of one, or on the way out."""
+    if settings.drain:
+        return Mode.DRAINING
+    return Mode.INSTEAD if settings.kube_proxy == "instead" else Mode.BESIDE
+
+
+def _namespace(account: Path = SERVICE_ACCOUNT) -> str:
+    file = account / "namespace"
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else NAMESPACE
