@@ -7,6 +7,7 @@ A port that can't be had harms only itself: it is said once, and tried again unt
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from netaccel.config import HostPort
 
@@ -24,6 +26,12 @@ RETRY = 5.0
 
 EVERYWHERE = ("", "0.0.0.0", "::")
 """Hosts that mean every address of both families, as they do for kube-proxy."""
+
+_REMEDIES = {
+    errno.EADDRINUSE: "free it",
+    errno.EPERM: "free it",  # a Service's node port, on kernels whose programs can't say why
+    errno.EADDRNOTAVAIL: "give an address that the node has",
+}
 
 Answer = Callable[[web.Request], web.Response]
 
@@ -65,7 +73,9 @@ class Ports:
         app = web.Application()
         app.router.add_route(hdrs.METH_ANY, "/{path:.*}", self._handle)
         app.on_response_prepare.append(_anonymous)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        runner = web.AppRunner(
+            app, access_log=None, logger=_http_log(), handle_signals=False, shutdown_timeout=1.0
+        )
         await runner.setup()
         try:
             while True:
@@ -99,8 +109,9 @@ class Ports:
                 log.info("%s: listening at %s now", what, place)
 
     def _refuse(self, place: HostPort, what: str, error: OSError) -> None:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        line = f"{what} at {place}: {reason}: free it"
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else str(error)
+        line = f"{what} at {place}: {reason}: {_REMEDIES.get(number, 'mend it')}"
         if self._refused.get(place) != line:
             log.warning("%s; tried again every %.0f s", line, self._retry)
         self._refused[place] = line
@@ -119,6 +130,18 @@ class Ports:
 async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:
     """Anyone can ask here: what serves, and in which version, is nobody's business."""
     response.headers.popall(hdrs.SERVER, None)
+
+
+def _http_log() -> logging.Logger:
+    """Where aiohttp says what failed. Strangers that don't speak HTTP are answered, and no news."""
+    found = log.getChild("http")
+    if not found.filters:
+        found.addFilter(lambda record: not (record.exc_info and _is_strange(record.exc_info[1])))
+    return found
+
+
+def _is_strange(error: BaseException | None) -> bool:
+    return isinstance(error, HttpProcessingError)
 
 
 def listen(place: HostPort) -> socket.socket:

@@ -194,6 +194,38 @@ async def test_a_port_that_changes_hands_stays_open() -> None:
         await writer.wait_closed()
 
 
+@pytest.mark.parametrize(
+    "junk",
+    [b"\x16\x03\x01\x02\x00", b"GET / HTTP/1.1\r\nA: " + b"b" * 20_000, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"],
+)
+async def test_a_stranger_that_speaks_no_http_is_answered_and_not_news(
+    junk: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as proxy:
+        await proxy.hear(service(), a_slice(endpoint("10.1.0.1")))
+        reader, writer = await asyncio.open_connection(HOST, PORT)
+        writer.write(junk + b"\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.0 400")
+        writer.close()
+        await writer.wait_closed()
+        assert (await ask(PORT))[0] == "HTTP/1.1 200 OK"
+    assert not caplog.records
+
+
+async def test_an_answer_that_fails_is_news(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running() as proxy:
+        await proxy.hear(service())
+
+        def fails() -> float:
+            raise ArithmeticError("made to fail")
+
+        monkeypatch.setattr(proxy.servers._health, "healthy", fails)
+        assert (await ask(PORT))[0].startswith("HTTP/1.1 500")
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ArithmeticError]
+
+
 async def test_two_services_with_one_port_are_told_of() -> None:
     async with running() as proxy:
         await proxy.hear(service(created=1.0), service("api", created=2.0))
@@ -254,6 +286,14 @@ async def test_a_taken_port_is_said_once_and_had_later(
         await until(lambda: not proxy.servers.problems())
         assert await is_open(PORT)
         assert caplog.records[-1].message.endswith(f"listening at {HOST}:{PORT} now")
+
+
+async def test_an_address_that_the_node_has_not_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(healthz=HostPort("192.0.2.77", HEALTHZ)) as proxy:
+        (line,) = proxy.servers.problems()
+    assert line.startswith(f"healthz at 192.0.2.77:{HEALTHZ}: ")
+    assert line.endswith(": give an address that the node has")
+    assert len(caplog.records) == 1
 
 
 async def test_a_taken_port_that_is_wanted_no_more_is_no_problem(taken: socket.socket) -> None:
