@@ -181,10 +181,10 @@ def parse(data: bytes, wanted: Container[Place] = EVERYTHING) -> Iterator[Connec
 
 
 def _entry(data: bytes, start: int, end: int, wanted: Container[Place]) -> Connection | None:
-    at, original, proto = _first_way(data, start, end)
+    at, original, proto = _way(data, start, end, _TUPLE_ORIG)
     if original is None:
         return None
-    at, reply, _ = _first_way(data, at, end)
+    at, reply, _ = _way(data, at, end, _TUPLE_REPLY)
     if reply is None:
         return None
     if (original.dst, original.dport, proto) not in wanted and (reply.dst, reply.dport, proto) not in wanted:
@@ -223,7 +223,7 @@ def _shape(address: int) -> struct.Struct:
 _SHAPES = {52: (_shape(4), IPV4_PREFIX), 76: (_shape(16), b"")}
 
 
-def _first_way(data: bytes, at: int, end: int) -> tuple[int, Way | None, int]:
+def _way(data: bytes, at: int, end: int, wanted: int) -> tuple[int, Way | None, int]:
     """The tuple at ``at``: where the next attribute is, its way and protocol; None: not TCP or UDP."""
     length = _ATTRIBUTE.unpack_from(data, at)[0] if at + _ATTRIBUTE.size <= end else 0
     shape = _SHAPES.get(length)
@@ -231,26 +231,28 @@ def _first_way(data: bytes, at: int, end: int) -> tuple[int, Way | None, int]:
         layout, prefix = shape
         field = layout.unpack_from(data, at)
         headers = (field[1], field[3], field[5], field[8], field[11], field[13], field[16], field[19])
-        if [kind & _TYPE for kind in headers] == [headers[0] & _TYPE, 1, *_ADDRESSES[length], 2, 1, 2, 3]:
+        if [kind & _TYPE for kind in headers] == [wanted, 1, *_ADDRESSES[length], 2, 1, 2, 3]:
             way = Way(prefix + field[6], prefix + field[9], _port(field[17]), _port(field[20]))
             return at + length, way if field[14] in _PROTOCOLS.values() else None, field[14]
-    return _way_of_any_shape(data, at, end)
+    return _way_of_any_shape(data, at, end, wanted)
 
 
 _ADDRESSES = {52: (1, 2), 76: (3, 4)}  # CTA_IP_V4_SRC, ..._DST, CTA_IP_V6_SRC, ..._DST
 
 
-def _way_of_any_shape(data: bytes, at: int, end: int) -> tuple[int, Way | None, int]:
-    for _, begin, stop in _attributes(data, at, end):
-        parts = {kind: (b, e) for kind, b, e in _attributes(data, begin, stop)}
+def _way_of_any_shape(data: bytes, at: int, end: int, wanted: int) -> tuple[int, Way | None, int]:
+    for kind, begin, stop in _attributes(data, at, end):
+        if kind != wanted:
+            break
+        parts = {part: (b, e) for part, b, e in _attributes(data, begin, stop)}
         if parts.keys() != {_TUPLE_IP, _TUPLE_PROTO}:  # a zone for one direction, or not a tuple
             return end, None, 0
-        ip = {kind: data[b:e] for kind, b, e in _attributes(data, *parts[_TUPLE_IP])}
-        proto = {kind: data[b:e] for kind, b, e in _attributes(data, *parts[_TUPLE_PROTO])}
+        ip = {part: data[b:e] for part, b, e in _attributes(data, *parts[_TUPLE_IP])}
+        proto = {part: data[b:e] for part, b, e in _attributes(data, *parts[_TUPLE_PROTO])}
         number = proto.get(1, b"\0")[0]
         if number not in _PROTOCOLS.values() or not {2, 3} <= proto.keys():
             return end, None, 0
-        src, dst = (ip.get(kind) for kind in ((1, 2) if 1 in ip else (3, 4)))
+        src, dst = (ip.get(part) for part in ((1, 2) if 1 in ip else (3, 4)))
         if src is None or dst is None:
             return end, None, 0
         prefix = IPV4_PREFIX if len(src) == 4 else b""

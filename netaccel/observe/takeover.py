@@ -8,7 +8,6 @@ translating them. docs/decisions/0012-taking-over.md says when what is read, and
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 from netaccel.config import Timeouts
@@ -71,11 +70,11 @@ class Codes:
 
 
 class Imported(NamedTuple):
-    """What one import did. ``found``: flows of frontends in the kernel's table."""
+    """What one import did, in entries, of which a flow has one or two."""
 
-    found: int
     added: int
-    """Entries, of which a flow has one or two."""
+    left_out: int
+    """For want of room."""
 
 
 # ------------------------------------------------------------------ when
@@ -150,19 +149,24 @@ def _flow(connection: Connection, new: Way, service: int, codes: Codes, now: int
 
 
 def import_flows(maps: Maps, labels: Labels, entries: Iterable[tuple[FlowKey, Flow]]) -> Imported:
-    """Put flows into the maps, but for those that a flow of ours has by now. Half a map's room at most."""
-    room = maps.capacity("flows") // 2
-    chosen = list(islice(entries, room))
-    added = 0
-    for name in FLOW_MAPS:
-        part = [entry for entry in chosen if is_ipv4(entry[0].src) == name.endswith("4")]
-        count = maps.add(name, part)
+    """Put flows into the maps, but for those that a flow of ours has by now.
+
+    Three quarters of a map at most, since the kernel makes room for what is new by taking what is old.
+    """
+    families: dict[bool, list[tuple[FlowKey, Flow]]] = {True: [], False: []}
+    for entry in entries:
+        families[is_ipv4(entry[0].src)].append(entry)
+    added = left_out = 0
+    for name, part in zip(FLOW_MAPS, families.values(), strict=True):
+        room = maps.capacity(name) * 3 // 4
+        left_out += max(0, len(part) - room)
+        count = maps.add(name, part[:room])
         if count < len(part):
             maps.write(name, list(_better_known(maps, name, part)))
         if count:
             add_to_counter(maps, labels, f"{_stem(name)}_imported", count)
         added += count
-    return Imported(len(chosen), added)
+    return Imported(added, left_out)
 
 
 def _better_known(
