@@ -313,6 +313,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(inner, OSError) and inner.strerror:
         # asyncio joins the errors of several addresses into one text.
         return " ".join(inner.strerror.split()).lower()
+    if isinstance(inner, aiohttp.ClientPayloadError):
+        return "the connection was cut"
     if isinstance(inner, TimeoutError):
         return f"no connection in {CONNECT:g} s"
     return " ".join(str(inner).split()) or type(inner).__name__

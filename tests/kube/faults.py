@@ -174,7 +174,8 @@ class FaultyProxy:
         streams = list(self._streams)
         for stream in streams:
             if torn:
-                stream.transport.write(b'28\r\n{"type":"MODIFIED","object":{"kind":"Serv')
+                text = b'{"type":"MODIFIED","object":{"kind":"Serv'
+                stream.transport.write(b"%x\r\n%s\r\n" % (len(text), text))
             stream.transport.abort()
         return len(streams)
 

@@ -19,12 +19,12 @@ from netaccel.model.snapshot import World
 from netaccel.sources.kubernetes import KubernetesSource
 from netaccel.sources.kubernetes.reflector import Timings
 
-PATIENCE = 60.0
+PATIENCE = 10.0
 """Seconds that a test waits for what must come; only a failure uses them up."""
 
 NODE = "n1"
-BRISK = Timings(silence=3.0, first_silence=2.0, healthy=0.2, retry=(0.05, 0.5), refused=(0.05, 0.5))
-"""For faults that only a time-out ends."""
+BRISK = Timings(first_silence=2.0, healthy=0.2, retry=(0.05, 0.5), refused=(0.05, 0.5))
+"""Tries again soon."""
 
 PATHS = {
     "Service": "/api/v1/namespaces/{namespace}/services/{name}",
@@ -79,8 +79,10 @@ class Feed:
         found = self.of(key)
         return type(found[-1]) if found else None
 
-    def deletes(self) -> list[ObjectKey]:
-        return [one.key for one in self.events if isinstance(one, Delete)]
+    def deletes(self, made: Hand) -> list[ObjectKey]:
+        """What went of the test's own objects; those of others may go meanwhile."""
+        gone = [one.key for one in self.events if isinstance(one, Delete)]
+        return [key for key in gone if key.namespace == made.namespace]
 
     @property
     def status(self) -> SourceStatus:

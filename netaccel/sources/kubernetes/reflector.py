@@ -91,6 +91,7 @@ class Reflector:
         self._retry = Backoff(*timings.retry)
         self._refused = Backoff(*timings.refused)
         self._listing = False
+        self._opened = 0.0  # when the last watch began
         self._lost: float | None = None  # since when no server is known to be there
         self._sure = False  # the version is this server's, as it comes from a list of a moment ago
 
@@ -179,6 +180,9 @@ class Reflector:
         query = {**self.watched.selectors, **self._course.query(), "timeoutSeconds": str(seconds)}
         stream = self._api.stream(self.watched.path, query, silence=self._timings.silence)
         async with stream as batches:
+            self._opened = time.monotonic()
+            if not initial:
+                self._well(self._opened)
             while (lines := await self._next(batches)) is not None:
                 received = time.monotonic()
                 events, error = await self._digested(lines, received)
@@ -276,19 +280,24 @@ class Reflector:
 
     def _heard(self, at: float) -> None:
         """The server told something: what was told before is current."""
-        self._lost = None
         self.standing.heard = at
+        self._well(at)
+
+    def _well(self, at: float) -> None:
+        """The server answers."""
+        self._lost = None
+        self._refused.reset()
         if self.standing.problem:
             log.info("%s: well again after %.0f s", self.watched.name, at - self.standing.since)
             self.standing.problem = ""
             self.standing.refused = False
             self._tell(())
-        self._refused.reset()
 
     def _fell_ill(self, error: ApiError | ConfigError, now: float, *, refused: bool) -> None:
         if self._lost is None:
             # A silent connection was lost when it fell silent, not when that was noticed.
-            self._lost = self.standing.heard if isinstance(error, ApiUnreachableError) else now
+            last = max(self._opened, self.standing.heard or 0.0)
+            self._lost = last if now - last >= self._timings.silence else now
         if not self.standing.problem:
             self.standing.since = now
         if str(error) != self.standing.problem:
