@@ -125,16 +125,21 @@ def follow(target: str) -> None:
 
 
 def latency(direct: str, through: str, blocks: str) -> None:
-    """Medians over blocks; a block's own figure is its median."""
+    """Medians over blocks; a block's own figure is its median. One that fails is left out and told."""
     targets = [parse(direct), parse(through)]
     found: dict[str, list[list[float]]] = {"new": [], "kept": []}
+    failed = []
     for number in range(int(blocks)):
         for name, block in (("new", new_block), ("kept", kept_block)):
             pair = [0.0, 0.0]
             for which in (0, 1) if number % 2 else (1, 0):
-                pair[which] = block(targets[which])
-            found[name].append(pair)
-    tell({name: summary(pairs[1:]) for name, pairs in found.items()})
+                try:
+                    pair[which] = block(targets[which])
+                except OSError as error:
+                    failed.append(f"{targets[which]}: {error}")
+            if all(pair):
+                found[name].append(pair)
+    tell({"failed": failed} | {name: summary(pairs[1:]) for name, pairs in found.items()})
 
 
 def summary(pairs: list[list[float]]) -> dict[str, float]:
@@ -177,4 +182,10 @@ def tell(value: object) -> None:
 
 
 if __name__ == "__main__":
-    {"serve": serve, "answering": answering, "follow": follow, "latency": latency}[sys.argv[1]](*sys.argv[2:])
+    actions: dict[str, Callable[..., None]] = {
+        "serve": serve,
+        "answering": answering,
+        "follow": follow,
+        "latency": latency,
+    }
+    actions[sys.argv[1]](*sys.argv[2:])

@@ -147,7 +147,7 @@ def _slice(number: int, shift: int = 0) -> dict[str, Any]:
     body = _without_origin(world.endpoint_slice(number, ENDPOINTS, shift))
     if number in CANARIES:
         for i, endpoint in enumerate(body["endpoints"]):
-            endpoint |= _real(i)
+            endpoint.update(_real(i))
     return body
 
 
