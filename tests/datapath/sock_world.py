@@ -200,24 +200,26 @@ class World:
         chosen = [service.backends[name] for name in service.backends if names is None or name in names]
         offset = (service.id % 128) * 32
         self.maps.write("maglev", [(offset + i, chosen[i % len(chosen)]) for i in range(31) if chosen])
-        bits = sum(self.constants[f"FRONTEND_{flag}"] for flag in flags.split())
         kind = self.constants["FRONTEND_CLUSTER_IP"]
         length = 31 if chosen else 0
-        value = Frontend(service.id, bits, kind, 0, 0, 0, offset, length, timeout)
+        value = Frontend(service.id, self._bits(flags), kind, 0, 0, 0, offset, length, timeout)
         self.maps.write("frontends", [(service.key, value)])
 
-    def wildcard(self, service: Service) -> None:
+    def wildcard(self, service: Service, flags: str = "") -> None:
         """The entry that makes other ports of the address refused."""
         kind = self.constants["FRONTEND_WILDCARD"]
         key = FrontendKey(service.key.addr, 0, 0)
-        self.maps.write("frontends", [(key, Frontend(0, 0, kind, 0, 0, 0, 0, 0, 0))])
+        self.maps.write("frontends", [(key, Frontend(0, self._bits(flags), kind, 0, 0, 0, 0, 0, 0))])
 
-    def reserve(self, port: int, proto: int, *families: int) -> None:
+    def _bits(self, flags: str) -> int:
+        return sum(self.constants[f"FRONTEND_{flag}"] for flag in flags.split())
+
+    def reserve(self, port: int, proto: int, *families: int, flags: str = "") -> None:
         """A node port on the unspecified address of these families."""
         kind = self.constants["FRONTEND_RESERVED_PORT"]
         for family in families:
             key = FrontendKey(UNSPECIFIED4 if family == AF_INET else UNSPECIFIED6, port, proto)
-            self.maps.write("frontends", [(key, Frontend(1, 0, kind, 0, 0, 0, 0, 0, 0))])
+            self.maps.write("frontends", [(key, Frontend(1, self._bits(flags), kind, 0, 0, 0, 0, 0, 0))])
 
     def node_port(self, address: str, port: int, proto: int) -> None:
         """A node port on one address, without backends."""
