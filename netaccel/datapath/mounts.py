@@ -46,9 +46,14 @@ def read_mounts(mountinfo: Path = MOUNTINFO) -> list[Mount]:
     return parse_mountinfo(mountinfo.read_text(encoding="utf-8"))
 
 
-def is_mounted(path: Path, type_: str, mounts: list[Mount]) -> bool:
-    """Whether the uppermost mount at ``path`` itself is of this type."""
+def listed(path: Path, type_: str, mounts: list[Mount]) -> bool:
+    """Whether the uppermost mount at ``path`` itself is of this type; one above it may hide it."""
     return next((mount.type for mount in reversed(mounts) if mount.path == path), "") == type_
+
+
+def is_mounted(path: Path, type_: str) -> bool:
+    """Whether a file system of this type is mounted at ``path`` itself, and can be reached."""
+    return path.is_mount() and listed(path, type_, read_mounts())
 
 
 def filesystem_of(path: Path, mounts: list[Mount] | None = None) -> str:
@@ -65,6 +70,8 @@ def filesystem_of(path: Path, mounts: list[Mount] | None = None) -> str:
 
 def find_cgroup(wanted: Path | None, mounts: list[Mount] | None = None) -> Path:
     """Check the cgroup v2 folder that was asked for, or find the root of the tree. Raises ConfigError."""
+    if wanted is None and mounts is None and is_mounted(OWN_CGROUP, "cgroup2"):
+        return OWN_CGROUP
     mounts = read_mounts() if mounts is None else mounts
     if wanted is not None:
         if not wanted.is_dir():
@@ -72,20 +79,17 @@ def find_cgroup(wanted: Path | None, mounts: list[Mount] | None = None) -> Path:
         if filesystem_of(wanted, mounts) != "cgroup2":
             raise ConfigError(f"cgroup {wanted}: not cgroup v2: give a folder below a cgroup2 mount")
         return wanted
-    if is_mounted(OWN_CGROUP, "cgroup2", mounts):
-        return OWN_CGROUP
     roots = [mount.path for mount in mounts if mount.type == "cgroup2"]
     if not roots:
         raise ConfigError("cgroup v2 is not mounted: run `netaccel mounts`, or mount -t cgroup2 none DIR")
     return min(roots, key=lambda path: len(path.parts))
 
 
-def find_bpffs(wanted: Path | None, mounts: list[Mount] | None = None) -> Path:
+def find_bpffs(wanted: Path | None) -> Path:
     """The folder that was asked for, else our own where it is mounted, else the usual one. No check."""
     if wanted is not None:
         return wanted
-    own = is_mounted(OWN_BPFFS, "bpf", read_mounts() if mounts is None else mounts)
-    return OWN_BPFFS if own else USUAL_BPFFS
+    return OWN_BPFFS if is_mounted(OWN_BPFFS, "bpf") else USUAL_BPFFS
 
 
 def check_bpffs(path: Path, mounts: list[Mount] | None = None) -> None:

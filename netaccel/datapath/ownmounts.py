@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from netaccel.datapath import libbpf
-from netaccel.datapath.mounts import OWN, USUAL_BPFFS, is_mounted, read_mounts
+from netaccel.datapath.mounts import OWN, USUAL_BPFFS, is_mounted, listed, read_mounts
 from netaccel.errors import DatapathError
 
 _CLONE_NEWCGROUP = 0x02000000
@@ -41,7 +41,7 @@ def remove(own: Path = OWN, first: Path = FIRST) -> list[str]:
     done = []
     for name in ("cgroup", "bpf"):
         path = own / name
-        while any(mount.path == path for mount in read_mounts()):
+        while path.is_mount():
             with _told(f"unmount {path}"):
                 libbpf.unmount(str(path))
             done.append(f"mount {path}")
@@ -54,7 +54,7 @@ def remove(own: Path = OWN, first: Path = FIRST) -> list[str]:
 
 
 def _make(target: Path, type_: str, mount: Callable[[Path], str]) -> str:
-    if is_mounted(target, type_, read_mounts()):
+    if is_mounted(target, type_):
         return f"{target}: {type_} was mounted already"
     with _told(f"mkdir {target}"):
         target.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def _make(target: Path, type_: str, mount: Callable[[Path], str]) -> str:
 
 def _mount_bpffs(target: Path, usual: Path) -> str:
     """The node's own file system, so that its pins are found at the usual place too; else a new one."""
-    if is_mounted(usual, "bpf", read_mounts()):
+    if is_mounted(usual, "bpf"):
         with _told(f"mount {usual} at {target}"):
             libbpf.mount(str(usual), str(target), "none", _MS_BIND)
         return f"the bpf file system of {usual}"
@@ -111,7 +111,7 @@ def _cgroup_namespace(process: Path) -> Iterator[None]:
 def _check_node_sees(own: Path, first: Path) -> None:
     node = read_mounts(first / "mountinfo")
     for name, type_ in (("bpf", "bpf"), ("cgroup", "cgroup2")):
-        if not is_mounted(own / name, type_, node):
+        if not listed(own / name, type_, node):
             raise DatapathError(
                 f"{own / name} is mounted here, but not on the node: a pod needs the node's {own} at the same"
                 " path with mountPropagation: Bidirectional, and hostPID"
