@@ -80,8 +80,10 @@ class Child:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
-        return self._process.poll() is None
+        """Whether it still runs. One that has ended keeps its id until it is stopped: no other has it."""
+        if self._process.returncode is not None:
+            return False
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     def said(self) -> str:
         """Return the end of what it said since it was started."""
@@ -96,6 +98,7 @@ class Child:
         deadline = time.monotonic() + timeout
         while not ready():
             if not self.alive:
+                self.kill()
                 raise LabError(
                     f"{self.program.name} ended with status {self._process.returncode}{self._why()}"
                 )
@@ -104,22 +107,25 @@ class Child:
             time.sleep(_POLL)
 
     def signal(self, number: int) -> None:
-        """Send a signal to its whole group; one that has ended takes none."""
-        if self.alive:
+        """Send a signal to its whole group; one that was stopped takes none."""
+        if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
     def stop(self, grace: float = 10.0) -> None:
-        """End it: SIGTERM, and SIGKILL after ``grace`` seconds. Again is allowed."""
-        self.signal(signal.SIGCONT)  # a stopped process would not hear the next one
+        """End it: SIGTERM, and SIGKILL for what is left of its group, after ``grace`` seconds at most.
+
+        Again is allowed.
+        """
         self.signal(signal.SIGTERM)
-        try:
-            self._process.wait(grace)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self.signal(signal.SIGCONT)  # one that is stopped hears it now
+        deadline = time.monotonic() + grace
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        self.kill()
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it and its group at once."""
         self.signal(signal.SIGKILL)
         self._process.wait()
 

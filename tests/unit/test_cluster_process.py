@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -62,14 +63,19 @@ def test_what_an_earlier_one_said_is_not_its_own(start: Start) -> None:
     assert "earlier" not in second.said()
 
 
-def test_it_is_asked_to_end_with_all_its_children(start: Start) -> None:
-    child = start("trap 'echo asked; exit' TERM; sleep 60 & echo $!; wait")
-    child.wait_until(lambda: child.said().strip().isdigit())
-    below = int(child.said())
+def test_it_is_asked_to_end(start: Start) -> None:
+    child = start("trap 'echo asked; exit' TERM; echo up; while :; do sleep 0.05; done")
+    child.wait_until(lambda: "up" in child.said())
     child.stop()
     assert "asked" in child.said()
     assert gone(child.pid)
-    _eventually(lambda: gone(below))
+
+
+def test_children_that_it_leaves_behind_are_killed(start: Start) -> None:
+    child = start("(trap '' TERM; echo deaf; while :; do sleep 0.05; done) & trap exit TERM; wait")
+    child.wait_until(lambda: "deaf" in child.said())
+    child.stop()
+    _eventually(lambda: not _group(child.pid))
 
 
 def test_one_that_does_not_listen_is_killed(start: Start) -> None:
@@ -125,6 +131,17 @@ def test_no_proxy_stands_between_the_programs(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example:3128")
     assert "HTTPS_PROXY" not in environment({})
     assert environment({"A": "b"})["A"] == "b"
+
+
+def _group(leader: int) -> set[int]:
+    """Processes of a group that have not ended (proc_pid_stat(5), fields 3 and 5)."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            state, _, group = stat.read_text().rpartition(")")[2].split()[:3]
+            if int(group) == leader and state not in "ZX":
+                found.add(int(stat.parent.name))
+    return found
 
 
 def _eventually(holds: Callable[[], bool]) -> None:
