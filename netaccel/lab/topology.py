@@ -8,7 +8,8 @@ checksum is partial): hence ``xdp_pass`` and ``tx off`` at every end that faces 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from netaccel.datapath import netlink
@@ -34,7 +35,7 @@ from netaccel.lab.plan import (
 )
 from netaccel.lab.shell import NETNS, ip, ip_json, write_sysctls
 
-_IPV6_AT_ONCE = {
+IPV6_AT_ONCE = {
     "net/ipv6/conf/all/disable_ipv6": 0,
     "net/ipv6/conf/default/disable_ipv6": 0,
     "net/ipv6/conf/default/accept_dad": 0,
@@ -42,8 +43,8 @@ _IPV6_AT_ONCE = {
     "net/ipv6/conf/default/accept_ra": 0,
     "net/ipv6/conf/all/accept_ra": 0,
 }
-_ROUTER = {
-    **_IPV6_AT_ONCE,
+ROUTER = {
+    **IPV6_AT_ONCE,
     "net/ipv4/ip_forward": 1,
     "net/ipv6/conf/all/forwarding": 1,
     "net/ipv4/conf/all/rp_filter": 2,
@@ -61,7 +62,7 @@ def build(plan: Plan, bpffs: Path) -> None:
     ip(f"netns add {name}" for name in plan.namespaces())
     for name in plan.namespaces():
         routes = name not in (plan.switch, plan.client, plan.hops)
-        write_sysctls(name, _ROUTER if routes else _IPV6_AT_ONCE)
+        write_sysctls(name, ROUTER if routes else IPV6_AT_ONCE)
     ip(_wires(plan))
     ip(_switch(plan), plan.switch)
     if plan.hop:
@@ -70,7 +71,7 @@ def build(plan: Plan, bpffs: Path) -> None:
     ip(_client(), plan.client)
     for node in plan.nodes:
         ip(_node(plan, node), node.namespace)
-    _prepare_far_ends(plan, bpffs)
+    _prepare_wires(plan, bpffs)
 
 
 def _wires(plan: Plan) -> Iterable[str]:
@@ -146,17 +147,29 @@ def _node(plan: Plan, node: NodePlan) -> Iterable[str]:
             yield f"route add {other.pod_cidr6} via {other.address6}"
 
 
-def _prepare_far_ends(plan: Plan, bpffs: Path) -> None:
+def _prepare_wires(plan: Plan, bpffs: Path) -> None:
     """Give what sends to nodes complete checksums, and a native XDP program to nodes' far ends."""
     switch_side = [node.name for node in plan.nodes]
     if plan.hop:
         facing = [f"{node.name}-in" for node in plan.nodes]
-        completing = [*facing, *(f"{node.name}-out" for node in plan.nodes)]
-        _tx_off(plan.hops, completing)
-        _xdp_pass(plan.hops, facing, bpffs)
+        _tx_off(plan.hops, [f"{node.name}-out" for node in plan.nodes])
+        prepare_far_ends(plan.hops, facing, bpffs)
     else:
-        _tx_off(plan.switch, switch_side)
-        _xdp_pass(plan.switch, switch_side, bpffs)
+        prepare_far_ends(plan.switch, switch_side, bpffs)
+
+
+def prepare_far_ends(where: str, devices: Sequence[str], bpffs: Path) -> None:
+    """Complete checksums at these devices that face nodes, and pin a native XDP program to each.
+
+    Raises DatapathError.
+    """
+    _tx_off(where, devices)
+    _xdp_pass(where, devices, bpffs)
+
+
+def forget_far_ends(bpffs: Path) -> None:
+    """Remove what `prepare_far_ends` pinned; nothing there is fine."""
+    shutil.rmtree(bpffs, ignore_errors=True)
 
 
 def _tx_off(where: str, devices: Iterable[str]) -> None:
@@ -188,7 +201,7 @@ def add_pod(plan: Plan, node: NodePlan, where: str, pod: tuple[str, str], addres
             f"link add eth0 netns {where} type veth peer name {device} netns {node.namespace}",
         ]
     )
-    write_sysctls(where, _IPV6_AT_ONCE)
+    write_sysctls(where, IPV6_AT_ONCE)
     ip(
         [
             f"address add {POD_GATEWAY4}/32 dev {device} scope link",
@@ -234,7 +247,11 @@ def route_ingress(plan: Plan, address: str, through: Iterable[str]) -> None:
 
 def existing(lab: str) -> list[str]:
     """Namespaces of this lab that are there, whoever made them."""
-    prefix = namespace(lab, "")
+    return with_prefix(namespace(lab, ""))
+
+
+def with_prefix(prefix: str) -> list[str]:
+    """Names of namespaces that begin so."""
     return sorted(p.name for p in NETNS.iterdir() if p.name.startswith(prefix)) if NETNS.is_dir() else []
 
 
@@ -246,7 +263,11 @@ def labs() -> list[str]:
 
 def remove(lab: str) -> None:
     """Remove every namespace of the lab with its devices (these at once, so that their programs go too)."""
-    names = existing(lab)
+    remove_namespaces(existing(lab))
+
+
+def remove_namespaces(names: Sequence[str]) -> None:
+    """Remove namespaces with their devices."""
     for name in names:
         try:
             links = ip_json("link", "show", namespace=name)
