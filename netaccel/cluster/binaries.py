@@ -8,7 +8,8 @@
 Looked for in ``KUBEBUILDER_ASSETS`` (as envtest fills it), then ``PATH``, then the user's cache, then built
 there (`build`). A program of Kubernetes is taken from the first two only if it is of the same minor version
 as the one that would be built, kubectl if it is at most one away (kubernetes.io, "Version Skew Policy"),
-etcd from 3.5: tests rely on what that version does.
+etcd from 3.5: tests rely on what that version does. What goes into images (agnhost, coredns, pause) must
+need no library, so it is always built.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-sche
 ALL = tuple(name for recipe in RECIPES for name in recipe.names)
 _MINOR = int(VERSION.split(".")[1])
 _OLDEST_ETCD = (3, 5)
-_ANY_VERSION = ("agnhost", "coredns")
+_IN_IMAGES = ("agnhost", "coredns", "pause")
 _VERSION_COMMANDS = {"kubectl": ("version", "--client")}
 
 
@@ -73,7 +74,7 @@ def _cached(recipe: Recipe, wanted: list[str], found: Mapping[str, Path]) -> dic
 
 def _given(name: str) -> Path | None:
     """Return what the user has already, if its version will do."""
-    if name not in ALL or name == "pause":
+    if name not in ALL or name in _IN_IMAGES:
         return None
     for path in (os.environ.get(ASSETS), os.environ.get("PATH")):
         found = shutil.which(name, path=path) if path else None
@@ -84,8 +85,6 @@ def _given(name: str) -> Path | None:
 
 def fits(name: str, version: tuple[int, int]) -> bool:
     """Whether a program of that (major, minor) serves a cluster of this project's."""
-    if name in _ANY_VERSION:
-        return True
     if name == "etcd":
         return version >= _OLDEST_ETCD
     if name == "kubectl":
@@ -95,8 +94,6 @@ def fits(name: str, version: tuple[int, int]) -> bool:
 
 def _version(name: str, path: str) -> tuple[int, int]:
     """Ask a program for its version; (0, 0) where it says none."""
-    if name in _ANY_VERSION:
-        return (0, 0)
     command = [path, *_VERSION_COMMANDS.get(name, ("--version",))]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -28,6 +28,7 @@ from netaccel.cluster.process import Child, Program, environment
 from netaccel.errors import LabError
 
 _TRIES = 3
+_READY_SECONDS = 120.0  # seconds on an idle machine; much may run beside it
 _FIRST_SERVICE_ADDRESS = 1
 _TAKEN = "address already in use"
 
@@ -115,7 +116,7 @@ class ControlPlane:
         policy.write_text(audit.POLICY, encoding="utf-8")
         logged = (policy, self.audit_log) if self.options.audit else None
         line = arguments.api_server(self.options, self._keys(), self._ports, logged)
-        self._start("kube-apiserver", line).wait_until(self.is_ready)
+        self._start("kube-apiserver", line).wait_until(self.is_ready, _READY_SECONDS)
 
     def stop_api_server(self) -> None:
         """Ask the API server to end and wait for that: watches are closed in order."""

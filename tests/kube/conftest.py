@@ -135,7 +135,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:8]}"
     kubectl("create", "namespace", name)
     # Pods are refused until its account is there.
-    kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=30s")
+    kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=60s", timeout=90)
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
 
