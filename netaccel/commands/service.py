@@ -51,12 +51,18 @@ def _list_rows(found: Sequence[ServiceView]) -> Iterator[tuple[object, ...]]:
                 yield (
                     view["namespace"],
                     view["name"],
-                    kind_title(frontend["kind"]),
+                    ", ".join((kind_title(frontend["kind"]), *_modes(frontend["flags"]))),
                     _at(frontend["address"], frontend["port"], port["protocol"]),
                     _usable(port),
                     *counts,
                 )
                 counts = ("", "", "", "")
+
+
+def _modes(flags: Sequence[str]) -> Iterator[str]:
+    """What keeps new flows from a frontend (docs/decisions/0012-taking-over.md)."""
+    names = {"drain": "draining", "takeover": "taking over"}
+    return (names[flag] for flag in flags if flag in names)
 
 
 def _usable(port: PortView) -> str:
