@@ -43,7 +43,7 @@ class Ports:
         self._retry = retry
         self._answers: dict[int, Answer] = {}
         self._wanted: dict[HostPort, str] = {}
-        self._open: dict[HostPort, web.SockSite] = {}
+        self._open: dict[HostPort, _Door] = {}
         self._refused: dict[HostPort, str] = {}
         self._stirred = asyncio.Event()
         self._settled = asyncio.Event()
@@ -80,31 +80,31 @@ class Ports:
         try:
             while True:
                 self._stirred.clear()
-                await self._follow(runner)
-                if not self._stirred.is_set():
-                    self._settled.set()
+                self._follow(runner)
+                self._settled.set()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._retry if self._refused else None):
                         await self._stirred.wait()
         finally:
+            for door in self._open.values():
+                door.close()
             self._open.clear()
             await runner.cleanup()
 
-    async def _follow(self, runner: web.AppRunner) -> None:
+    def _follow(self, runner: web.AppRunner) -> None:
+        assert runner.server is not None
         for place in self._open.keys() - self._wanted.keys():
-            await self._open.pop(place).stop()
+            self._open.pop(place).close()
         for place in self._refused.keys() - self._wanted.keys():
             del self._refused[place]
-        for place, what in list(self._wanted.items()):
+        for place, what in self._wanted.items():
             if place in self._open:
                 continue
             try:
-                site = web.SockSite(runner, listen(place))
+                self._open[place] = _Door(listen(place), runner.server)
             except OSError as error:
                 self._refuse(place, what, error)
                 continue
-            await site.start()
-            self._open[place] = site
             if self._refused.pop(place, None):
                 log.info("%s: listening at %s now", what, place)
 
@@ -125,6 +125,48 @@ class Ports:
             response.force_close()
             return response
         return answer(request)
+
+
+class _Door:
+    """Accepts connections at one listening socket, until closed.
+
+    asyncio's own server, closed while a connection arrives, forgets that one and leaves it hanging
+    (CPython's issue 109564); here each one accepted is served.
+    """
+
+    def __init__(self, listener: socket.socket, server: web.Server) -> None:
+        self._listener = listener
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._greeted: set[asyncio.Task[object]] = set()
+        self._pause: asyncio.TimerHandle | None = None
+        listener.setblocking(False)
+        self._open()
+
+    def close(self) -> None:
+        """Accept no more."""
+        if self._pause:
+            self._pause.cancel()
+        self._loop.remove_reader(self._listener)
+        self._listener.close()
+
+    def _open(self) -> None:
+        self._loop.add_reader(self._listener, self._accept)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionError):  # gone again
+            return
+        except OSError as error:  # no file is left to open: others have to close some first
+            log.warning("a connection could not be accepted: %s", error)
+            self._loop.remove_reader(self._listener)
+            self._pause = self._loop.call_later(1.0, self._open)
+            return
+        connection.setblocking(False)
+        task = self._loop.create_task(self._loop.connect_accepted_socket(self._server, connection))
+        self._greeted.add(task)
+        task.add_done_callback(self._greeted.discard)
 
 
 async def _anonymous(_: web.Request, response: web.StreamResponse) -> None:

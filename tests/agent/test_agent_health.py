@@ -61,10 +61,10 @@ def hear(node: Node, port: int, path: str = "/", address: str = "10.77.0.1") -> 
         with closing(connection):
             try:
                 connection.request("GET", path)
-            except ConnectionRefusedError:
+                answer = connection.getresponse()
+            except ConnectionError:  # refused, or reset because the port was closing
                 return 0, None
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read())
+            return answer.status, json.loads(answer.read() or "null")
 
 
 def heard(node: Node, port: int = CHECK) -> tuple[int, int]:

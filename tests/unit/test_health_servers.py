@@ -182,6 +182,19 @@ async def test_ports_come_and_go_with_their_services() -> None:
         assert not await is_open(SECOND)
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_who_comes_as_a_port_closes_is_never_left_hanging(turns: int) -> None:
+    async with running() as proxy:
+        await proxy.hear(service())
+        askers = [asyncio.create_task(ask(PORT)) for _ in range(20)]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await proxy.lose("Service", "shop", "web")
+        ends = await asyncio.gather(*askers, return_exceptions=True)
+    for end in ends:
+        assert isinstance(end, ConnectionError | tuple), end
+
+
 async def test_a_port_that_changes_hands_stays_open() -> None:
     async with running() as proxy:
         await proxy.hear(service())
