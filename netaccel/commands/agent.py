@@ -14,6 +14,12 @@ from netaccel.commands.pinned import require_root
 from netaccel.config import FILE, Settings, load
 
 _SPELLING = {
+    "kubeconfig": "PATH[:PATH…]",
+    "api_servers": "ADDRESS:PORT,…",
+    "kube_proxy": "beside|instead",
+    "service_proxy_name": "VALUE",
+    "drain": "true|false",
+    "healthz": "ADDRESS:PORT|off",
     "snat_ports": "FIRST-LAST",
     "node_port_range": "FIRST-LAST",
     "http": "ADDRESS:PORT",
