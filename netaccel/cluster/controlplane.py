@@ -116,7 +116,7 @@ class ControlPlane:
         policy.write_text(audit.POLICY, encoding="utf-8")
         logged = (policy, self.audit_log) if self.options.audit else None
         line = arguments.api_server(self.options, self._keys(), self._ports, logged)
-        self._start("kube-apiserver", line).wait_until(self.is_ready, _READY_SECONDS)
+        self._start("kube-apiserver", line).wait_until(self._has_come_up, _READY_SECONDS)
 
     def stop_api_server(self) -> None:
         """Ask the API server to end and wait for that: watches are closed in order."""
@@ -222,6 +222,11 @@ class ControlPlane:
             )
         except subprocess.TimeoutExpired:
             return subprocess.CompletedProcess(command, 124, "", f"no end after {timeout:g} s")
+
+    def _has_come_up(self) -> bool:
+        if storage := self._children.get("etcd"):
+            storage.check()  # without it the API server would wait for ever
+        return self.is_ready()
 
     @property
     def _namespace(self) -> str:

@@ -106,6 +106,12 @@ class Child:
                 raise LabError(f"{self.program.name}: not ready after {timeout:g} s{self._why()}")
             time.sleep(_POLL)
 
+    def check(self) -> None:
+        """Raise LabError with its last line where it has ended."""
+        if not self.alive:
+            self.kill()
+            raise LabError(f"{self.program.name} ended with status {self._process.returncode}{self._why()}")
+
     def signal(self, number: int) -> None:
         """Send a signal to its whole group; one that was stopped takes none."""
         if self._process.returncode is None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from netaccel.cluster import controlplane
 from netaccel.cluster.arguments import Options
 from netaccel.cluster.binaries import Binaries
 from netaccel.cluster.controlplane import ControlPlane
+from netaccel.cluster.ports import free_ports
 from netaccel.errors import LabError
 
 SERVICE_ACCOUNT = ("-n", "default", "create", "serviceaccount")
@@ -82,6 +85,21 @@ def test_a_token_is_its_accounts_until_it_expires(own_control_plane: ControlPlan
     assert user == "system:serviceaccount:default:agent"
     with pytest.raises(LabError, match="Unauthorized"):
         own_control_plane.kubectl("get", "configmaps", user=expired)
+
+
+@pytest.mark.parametrize("which", ["api", "etcd"])
+def test_a_port_that_was_taken_meanwhile_is_given_up_for_another(
+    which: str, tmp_path: Path, programs: Binaries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        free = free_ports()
+        answers = iter([free._replace(**{which: taken.getsockname()[1]}), free])
+        monkeypatch.setattr(controlplane, "free_ports", lambda _: next(answers))
+        with ControlPlane(tmp_path, programs) as plane:
+            assert plane.port == free.api
+            assert plane.is_ready()
 
 
 RUN = """
