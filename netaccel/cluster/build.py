@@ -19,6 +19,7 @@ from netaccel.errors import LabError
 
 VERSION = "1.34.4"
 _SOURCES = Path(__file__).parent / "programs"
+_READ_BY_GO = (".go", ".mod", ".sum")
 _STAMP = "k8s.io/component-base/version"
 # The same flags for every program, else each compiles the modules that they share anew.
 _STRIPPED = "-s -w"
@@ -50,7 +51,7 @@ class Recipe:
     def key(self) -> str:
         """A name for what comes of these sources and flags, and of no others."""
         digest = hashlib.sha256()
-        for file in sorted(self.source.iterdir()):
+        for file in sorted(f for f in self.source.iterdir() if f.suffix in _READ_BY_GO):
             digest.update(f"{file.name}\0".encode() + file.read_bytes() + b"\0")
         digest.update("\0".join((self.package, self.linker, golang.FLAGS, *self.names)).encode())
         return f"{self.name}-{digest.hexdigest()[:16]}"

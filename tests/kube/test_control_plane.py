@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from netaccel.cluster import audit
+from netaccel.cluster.arguments import ALL_CONTROLLERS, Options
 from netaccel.cluster.controlplane import ControlPlane
 from netaccel.errors import LabError
 
@@ -72,3 +73,25 @@ def test_a_killed_server_comes_back_with_what_it_had(own_control_plane: ControlP
     own_control_plane.start_api_server()
     assert own_control_plane.port == port
     assert "kept" in own_control_plane.kubectl("get", "configmaps", "-o", "name")
+
+
+def test_a_feature_can_be_switched_off(start_control_plane: Callable[[Options], ControlPlane]) -> None:
+    path = (
+        "/api/v1/configmaps?watch=true&sendInitialEvents=true&allowWatchBookmarks=true&timeoutSeconds=1"
+        "&resourceVersionMatch=NotOlderThan&resourceVersion="
+    )
+    plane = start_control_plane(Options(feature_gates={"WatchList": False}))
+    with pytest.raises(LabError, match="sendInitialEvents is forbidden"):
+        plane.kubectl("get", f"--raw={path}")
+
+
+def test_with_managers_a_deployment_gets_pods_and_the_scheduler_looks_for_nodes(
+    start_control_plane: Callable[[Options], ControlPlane],
+) -> None:
+    plane = start_control_plane(Options(controllers=ALL_CONTROLLERS, scheduler=True))
+    plane.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s", timeout=90)
+    plane.kubectl("create", "deployment", "web", "--image=none", "--replicas=2")
+    condition = '{.items[*].status.conditions[?(@.type=="PodScheduled")].message}'
+    eventually(
+        lambda: plane.kubectl("get", "pods", "-o", f"jsonpath={condition}").count("no nodes available") == 2
+    )
