@@ -13,13 +13,13 @@ from typing import Any
 from netaccel.apiserver.api import APPLY
 from netaccel.apiserver.connection import Connection
 from netaccel.config import load
-from netaccel.errors import ApiError
+from netaccel.errors import ApiError, ApiUnreachableError
 from netaccel.model.event import Delete, Event, ObjectKey, Reject, SourceStatus, Upsert
 from netaccel.model.snapshot import World
 from netaccel.sources.kubernetes import KubernetesSource
 from netaccel.sources.kubernetes.reflector import Timings
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds that a test waits for what must come; only a failure uses them up."""
 
 NODE = "n1"
@@ -118,7 +118,15 @@ class Hand:
         key = self.key(content["kind"], content["metadata"]["name"])
         query = {"fieldManager": "test", "force": "true"}
         body = json.dumps(content).encode()
-        await self._api.request("PATCH", self._path(key), query=query, body=body, content_type=APPLY)
+        for tries in range(
+            3
+        ):  # apply may be repeated; a server that was started again cut what was kept open
+            try:
+                await self._api.request("PATCH", self._path(key), query=query, body=body, content_type=APPLY)
+                break
+            except ApiUnreachableError:
+                if tries == 2:
+                    raise
         if "status" in content:
             path = f"{self._path(key)}/status"
             await self._api.request("PATCH", path, query=query, body=body, content_type=APPLY)
