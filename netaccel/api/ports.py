@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 RETRY = 5.0
 """Seconds between tries of ports that others have (kube-proxy's own for its healthz)."""
 
+PAUSE = 1.0
+"""Seconds in which no connection is accepted after one could not be: no file was left to open."""
+
 EVERYWHERE = ("", "0.0.0.0", "::")
 """Hosts that mean every address of both families, as they do for kube-proxy."""
 
@@ -158,10 +161,10 @@ class _Door:
             connection, _ = self._listener.accept()
         except (BlockingIOError, ConnectionError):  # gone again
             return
-        except OSError as error:  # no file is left to open: others have to close some first
-            log.warning("a connection could not be accepted: %s", error)
+        except OSError as error:
+            log.warning("a connection could not be accepted, tried again in %.0f s: %s", PAUSE, error)
             self._loop.remove_reader(self._listener)
-            self._pause = self._loop.call_later(1.0, self._open)
+            self._pause = self._loop.call_later(PAUSE, self._open)
             return
         connection.setblocking(False)
         task = self._loop.create_task(self._loop.connect_accepted_socket(self._server, connection))

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import logging
 import os
+import resource
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, closing
@@ -18,6 +19,7 @@ from contextlib import asynccontextmanager, closing
 import pytest
 from test_health_counts import a_slice, endpoint, service
 
+from netaccel.api import ports
 from netaccel.api.health import LATE, HealthServers, Wanted, rfc3339, wanted
 from netaccel.api.ports import listen
 from netaccel.compile.services import NodeFacts
@@ -42,13 +44,13 @@ TABS = (
 class Proxy:
     """Health servers, and what a test lets happen to them."""
 
-    def __init__(self, ports: Wanted) -> None:
+    def __init__(self, wanted_ports: Wanted) -> None:
         self.world = World("node-1")
         self.now = 1000.0
         self.behind_since: float | None = None
         self.node = NodeFacts("node-1", node_port_addresses=(parse_address(HOST),))
         self.servers = HealthServers(
-            ports, self.world, lambda: self.behind_since, clock=lambda: self.now, retry=0.01
+            wanted_ports, self.world, lambda: self.behind_since, clock=lambda: self.now, retry=0.01
         )
 
     async def hear(self, *objects: Object) -> None:
@@ -193,6 +195,28 @@ async def test_who_comes_as_a_port_closes_is_never_left_hanging(turns: int) -> N
         ends = await asyncio.gather(*askers, return_exceptions=True)
     for end in ends:
         assert isinstance(end, ConnectionError | tuple), end
+
+
+async def test_without_a_file_to_open_it_waits_and_then_serves_who_waited(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ports, "PAUSE", 0.01)
+    async with running() as proxy:
+        await proxy.hear(service())
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with closing(socket.create_connection((HOST, PORT))) as asker:
+            asker.sendall(b"GET / HTTP/1.1\r\nHost: lb\r\n\r\n")
+            asker.setblocking(False)
+            lowest = os.dup(asker.fileno())
+            os.close(lowest)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+            try:
+                await until(lambda: bool(caplog.records))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+            answer = await asyncio.get_running_loop().sock_recv(asker, 4096)
+    assert "could not be accepted" in caplog.records[0].message
+    assert answer.startswith(b"HTTP/1.1 503")
 
 
 async def test_a_port_that_changes_hands_stays_open() -> None:
