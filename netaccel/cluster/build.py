@@ -6,6 +6,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from netaccel.errors import LabError
 VERSION = "1.34.4"
 _SOURCES = Path(__file__).parent / "programs"
 _READ_BY_GO = (".go", ".mod", ".sum")
+_UNFINISHED = ".building-"
 _STAMP = "k8s.io/component-base/version"
 # The same flags for every program, else each compiles the modules that they share anew.
 _STRIPPED = "-s -w"
@@ -100,6 +102,8 @@ def build(recipes: list[Recipe], say: Say) -> None:
             "up to 2,800 packages, 6 minutes on 2 cores and 5 GB in Go's caches where those are empty "
             f"(`go clean -cache -modcache` frees them again); 0.25 GB stay in {cache_folder()}"
         )
+        for abandoned in cache_folder().glob(f"{_UNFINISHED}*"):  # by a builder that was killed
+            shutil.rmtree(abandoned)
         go = golang.toolchain(cache_folder() / "go", say)
         for recipe in missing:
             started = time.monotonic()
@@ -111,7 +115,7 @@ def build(recipes: list[Recipe], say: Say) -> None:
 def _build(go: str, recipe: Recipe, say: Say) -> None:
     """Build into a folder beside the final one, and rename it: there is never half of it."""
     final = cache_folder() / recipe.key()
-    with tempfile.TemporaryDirectory(prefix=".building-", dir=cache_folder()) as made:
+    with tempfile.TemporaryDirectory(prefix=_UNFINISHED, dir=cache_folder()) as made:
         folder = Path(made) / "done"
         folder.mkdir()
         out = ["-o", str(folder / recipe.name)]

@@ -150,6 +150,7 @@ def test_a_build_says_first_what_it_takes_and_leaves_only_whole_folders(
     script = program(tmp_path / "bin", "go", "0")
     script.write_text('#!/bin/sh\n[ "$1" = env ] && echo go1.26.0 && exit\necho made >"$5"\n')
     monkeypatch.setenv("PATH", f"{script.parent}:/usr/bin:/bin")
+    (cache / ".building-killed/done").mkdir(parents=True)
     said: list[str] = []
     build.build([PAUSE], said.append)
     assert "minutes" in said[0]
