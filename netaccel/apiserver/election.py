@@ -13,11 +13,10 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
-from pathlib import Path
 
 import msgspec
 
@@ -40,20 +39,6 @@ class Terms:
     renew: float = 10.0
     refused: float = 300.0
     """Between tries of what a person must mend."""
-
-
-_POD = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # in every pod with a token
-_DEFAULT = "netaccel"
-
-
-def home(environment: Mapping[str, str]) -> str:
-    """The namespace of the agents' Lease: of this pod (or $POD_NAMESPACE); outside a pod ``netaccel``."""
-    if found := environment.get("POD_NAMESPACE"):
-        return found
-    try:
-        return _POD.read_text(encoding="ascii").strip() or _DEFAULT
-    except (OSError, UnicodeDecodeError):
-        return _DEFAULT
 
 
 class _Managed(msgspec.Struct):

@@ -56,6 +56,7 @@ class _Line(NamedTuple):
 class _Told:
     count: int
     last: float
+    combined: bool
     true: bool = True
     """Whether it was among the notices at the last look."""
 
@@ -104,9 +105,9 @@ class Journal:
             if not self._allowed(notice.key, now):
                 self.held_back += 1
                 continue
-            if told is None and self._similar(line.subject, now) >= self._limits.similar:
-                combined = self._told.get(_Line(line.subject, ""))
-                yield Telling(notice, combined.count + 1 if combined else 1, combined=True)
+            if told.combined if told else self._similar(line.subject, now) >= self._limits.similar:
+                told = self._told.get(_Line(line.subject, ""))
+                yield Telling(notice, told.count + 1 if told else 1, combined=True)
             else:
                 yield Telling(notice, told.count + 1 if told else 1)
 
@@ -117,13 +118,8 @@ class Journal:
         line = _line(telling.notice)
         if line not in self._told:
             self._firsts.setdefault(line.subject, []).append(now)
-        self._note(line, count or telling.count, now)
-        if telling.combined:
-            self._note(_Line(line.subject, ""), count or telling.count, now)
-
-    def _note(self, line: _Line, count: int, now: float) -> None:
-        self._told.pop(line, None)
-        self._told[line] = _Told(count, now)
+        for each in (line, _Line(line.subject, "")) if telling.combined else (line,):
+            self._told[each] = _Told(count or telling.count, now, telling.combined)
 
     def _allowed(self, key: ObjectKey, now: float) -> bool:
         return self._all.has(now) and self._each.of(key).has(now)
@@ -144,7 +140,7 @@ class Journal:
                 told.true = False
             if now - told.last >= self._limits.memory or len(self._told) > self._limits.size:
                 del self._told[line]
-                self._similar(line.subject, now)
+                self._firsts.pop(line.subject, None)
 
 
 def _line(notice: Notice) -> _Line:

@@ -71,8 +71,11 @@ def notices(world: World, conditions: Mapping[ObjectKey, Condition]) -> tuple[No
 def warnings(
     world: World, conditions: Mapping[ObjectKey, Condition], own: Iterable[str] = ()
 ) -> tuple[Warned, ...]:
-    """What NodeState lists: the node's ``own``, then each object that is not in force as written."""
-    found = [Warned("", "Node", line) for line in own]
+    """What NodeState lists: the node's ``own``, then each object that is not in force as written, by name.
+
+    The order is the same whatever happened in between: NodeState is written when this changes.
+    """
+    found: list[Warned] = []
     rejected: set[ObjectKey | None] = set()
     for reject in world.rejections():
         rejected.add(reject.key)
@@ -81,7 +84,8 @@ def warnings(
     for key, condition in conditions.items():
         if key not in rejected and condition.reasons and _scope(condition.state):
             found.append(Warned(str(key), condition.state.value, "; ".join(condition.reasons)))
-    return tuple(found)
+    found.sort(key=lambda warned: (warned.object, warned.message))
+    return (*(Warned("", "Node", line) for line in own), *found)
 
 
 def _scope(state: State) -> Scope | None:

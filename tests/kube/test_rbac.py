@@ -117,6 +117,7 @@ async def test_an_agent_has_all_the_rights_that_it_uses_and_no_others(ground: Co
         assert given() - used == set(), "given and never used"
 
 
+@pytest.mark.parametrize("ground", [False], indirect=True, ids=["lists"])
 async def test_a_state_that_is_not_there_yet_needs_the_right_to_create(ground: ControlPlane) -> None:
     documents = list(yaml.safe_load_all(RBAC.read_text()))
     for document in documents:
