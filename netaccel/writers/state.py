@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -18,6 +19,8 @@ READY = "Ready"
 # Bounds of policies/crds/nodestates.yaml.
 MAX_WARNINGS = 50
 _MAX_OBJECT, _MAX_REASON, _MAX_MESSAGE, _MAX_TEXT = 512, 128, 1024, 128
+
+_FIGURE = re.compile(r"\d+")
 
 
 class Mode(enum.Enum):
@@ -61,8 +64,19 @@ class NodeSnapshot:
     warnings: tuple[Warned, ...] = ()
 
     def matters(self) -> NodeSnapshot:
-        """The same without figures and times: what people wait to see when it changes."""
-        return replace(self.stands(), services=0, frontends=0, backends=0, drift=0)
+        """The same without figures and times, those in texts too: what people wait to see when it changes."""
+        warnings = tuple(replace(w, message=_FIGURE.sub("", w.message)) for w in self.warnings)
+        reasons = tuple(_FIGURE.sub("", reason) for reason in self.not_ready)
+        return replace(
+            self,
+            services=0,
+            frontends=0,
+            backends=0,
+            drift=0,
+            last_sync=None,
+            warnings=warnings,
+            not_ready=reasons,
+        )
 
     def stands(self) -> NodeSnapshot:
         """The same without what goes on by itself."""

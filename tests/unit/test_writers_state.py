@@ -192,6 +192,8 @@ async def test_changes_wait_their_turn() -> None:
         ({"mode": Mode.DRAINING}, 10.0),
         ({"not_ready": ("a",)}, 10.0),
         ({"warnings": (Warned("", "Node", "x"),)}, 10.0),
+        ({"warnings": (Warned("", "Node", "pods: no answer (for 12 s)"),)}, 10.0),
+        ({"warnings": (Warned("", "Node", "pods: no answer (for 23 s)"),)}, 30.0),
         ({"frontends": 5}, 30.0),
         ({"drift": 5}, 30.0),
     ):
