@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster's control plane: in its namespace, on the usual ports, and outliving the command that started it."""
+"""A cluster's control plane: in its namespace, on the usual ports; it outlives the command that starts it."""
 
 from __future__ import annotations
 

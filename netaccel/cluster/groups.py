@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster's cgroups: ``netaccel-cluster/NAME/{control-plane,client,NODE}`` in every hierarchy of the machine.
+"""A cluster's cgroups: ``netaccel-cluster/NAME/{control-plane,client,NODE}`` in every hierarchy.
 
 Two kinds of machine. *Unified*: cgroup v2 alone, at ``/sys/fs/cgroup``; a node's kubelet manages its
 subtree. *Hybrid*: controllers in v1 hierarchies, and v2 without controllers beside them; kubelet and runc see
@@ -142,7 +142,7 @@ def named(group: Path, name: str) -> list[int]:
 
 
 def end(group: Path, name: str, grace: float = 10.0) -> None:
-    """End programs of that name: SIGTERM, and SIGKILL after ``grace`` seconds. Raises LabError if one stays."""
+    """End programs of that name: SIGTERM, and SIGKILL after ``grace`` seconds. Raises LabError."""
     deadline = time.monotonic() + grace
     _signal(named(group, name), signal.SIGTERM if grace else signal.SIGKILL)
     while left := named(group, name):
@@ -212,6 +212,6 @@ def _make(hierarchy: Hierarchy, cluster: str, name: str) -> Path:
 
 def _remove_empty(folder: Path) -> None:
     try:
-        os.rmdir(folder)
+        folder.rmdir()
     except OSError:  # absent, or another cluster's
         return

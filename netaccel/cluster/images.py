@@ -28,7 +28,7 @@ AGNHOST = "local/agnhost:1.34"
 COREDNS = "local/coredns:1.12"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _TOOLS = ("curl", "ip", "ss", "nc")
-"""What tests ask for in a pod beside agnhost; each with the libraries that it loads, where it is installed."""
+"""What tests ask for in a pod beside agnhost; each with its libraries, where it is installed."""
 
 File = Path | str | bytes
 """A file's content: that of another file, the target of a symbolic link, or itself."""
@@ -166,9 +166,11 @@ def _shell() -> dict[str, File]:
     if busybox is None or _libraries(Path(busybox)):
         return _with_libraries("sh")
     done = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=False)
-    real = {"busybox", *(tool for tool in _TOOLS if shutil.which(tool))}
+    # Its own sh would run busybox' tools in place of the real ones.
+    real = {"busybox", "sh", "ash", *(tool for tool in _TOOLS if shutil.which(tool))}
     names = [name for name in done.stdout.split() if name not in real]
-    return {"bin/busybox": Path(busybox), **{f"bin/{name}": "busybox" for name in names}}
+    applets: dict[str, File] = {f"bin/{name}": "busybox" for name in names}
+    return {**applets, "bin/busybox": Path(busybox), "bin/sh": "/usr/bin/sh", **_with_libraries("sh")}
 
 
 def _with_libraries(tool: str) -> dict[str, File]:

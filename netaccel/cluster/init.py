@@ -31,7 +31,7 @@ _SYSCTLS = {"vm/overcommit_memory": "1", "kernel/panic": "10", "kernel/panic_on_
 class Boot:
     """What a node's first process is told.
 
-    ``hierarchies``: path and mount options of each v1 hierarchy; empty where cgroup v2 is alone. ``services``:
+    ``hierarchies``: path and mount options of each v1 hierarchy; none where cgroup v2 is alone. ``services``:
     command lines by name, in the order in which they start. ``imports``: an image's file each. ``client``:
     the command that imports one. ``api``: address and port that the kubelet will ask.
     """
@@ -135,7 +135,7 @@ def _import_images(boot: Boot) -> None:
 
 
 def _await_api(boot: Boot) -> None:
-    """Spare kubelet its first refusals, after which it waits for long; without an API server it starts too."""
+    """Spare kubelet its first refusals, after which it waits for long; without a server it starts too."""
     family = socket.AF_INET6 if ":" in boot.api[0] else socket.AF_INET
     deadline = time.monotonic() + _API_SECONDS
     while not _answers(family, tuple(boot.api)) and time.monotonic() < deadline:

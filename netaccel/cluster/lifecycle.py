@@ -6,14 +6,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from netaccel.cluster import binaries, dns, groups, images, network, node, pki, proxies, runtime
-from netaccel.cluster.binaries import Binaries
+from netaccel.cluster import binaries, dns, groups, images, install, network, node, pki, proxies, runtime
 from netaccel.cluster.control import PROGRAMS, Control
 from netaccel.cluster.node import Credentials, Programs
-from netaccel.cluster.plan import DISKS, Plan, check_name, make_plan
+from netaccel.cluster.plan import CONTROL_PLANE, DISKS, RUN, Plan, check_name, make_plan
+from netaccel.cluster.settings import MODES
 from netaccel.cluster.state import State, locked, read_state, remove_empty, write_state
 from netaccel.datapath import libbpf
 from netaccel.datapath.mounts import filesystem_of
@@ -22,7 +21,8 @@ from netaccel.lab.plan import NodePlan
 from netaccel.lab.shell import require_root_and_tools
 
 Say = Callable[[str], None]
-_READY_SECONDS = 120
+READY_SECONDS = 180
+"""How long nodes and pods may take: seconds on an idle machine; much may run beside it."""
 
 
 class Progress:
@@ -32,6 +32,7 @@ class Progress:
         self._say, self._started = say, time.monotonic()
 
     def __call__(self, line: str) -> None:
+        """Say a line."""
         self._say(f"{self.seconds:6.1f} s  {line}")
 
     @property
@@ -41,13 +42,15 @@ class Progress:
 
 
 def up(state: State, say: Say) -> None:
-    """Bring a cluster up: nodes Ready, DNS answering, and its proxy. Raises LabError; nothing is left then.
+    """Bring a cluster up: nodes Ready, DNS served, its proxy at work. Raises LabError; nothing is left then.
 
     One that is up already stays as it is; one that is half there is taken down first.
     """
     require_root_and_tools()
     plan = state.plan()
     proxies.check(state.proxy)
+    if state.proxy == proxies.NETACCEL:
+        install.check(Path(state.overlay), Path(state.images[0]))
     with locked(state.name):
         missing = _missing(state)
         if missing is None:
@@ -79,26 +82,31 @@ def down(name: str, say: Say) -> bool:
     return found
 
 
+def names() -> list[str]:
+    """Names of all clusters of which anything is there."""
+    folders = [p.name for where in (RUN, DISKS) if where.is_dir() for p in where.iterdir() if p.is_dir()]
+    return sorted({*folders, *groups.names()})
+
+
 def find_programs(say: Say = lambda _: None) -> Programs:
     """Find, fetch or build all that a cluster runs. Raises LabError."""
     return Programs(binaries.find_or_build(binaries.ALL, say), runtime.find_or_fetch(say))
 
 
-def start_node(plan: Plan, which: NodePlan, programs: Programs, files: list[Path]) -> None:
-    """Switch a node on."""
-    node.start(plan, which, programs, files)
+def standard_files(programs: Programs, say: Say = lambda _: None) -> list[Path]:
+    """Return the files of the images that every node has. Raises LabError."""
+    return images.archives(images.standard(programs.binaries), say)
 
 
-def wait_nodes(control: Control, names: list[str], timeout: int = _READY_SECONDS) -> None:
-    """Wait until nodes are Ready. Raises LabError."""
-    objects = [f"node/{name}" for name in names]
-    limit = f"--timeout={timeout}s"
-    control.kubectl("wait", "--for=create", limit, *objects, timeout=timeout + 10)
-    control.kubectl("wait", "--for=condition=Ready", limit, *objects, timeout=timeout + 10)
+def missing(state: State) -> list[str]:
+    """Name what should run and doesn't: nodes, and programs of the control plane."""
+    off = [which.name for which in state.plan().nodes if not groups.init_pid(state.name, which.name)]
+    group = groups.root(state.name) / CONTROL_PLANE
+    return off + [name for name in PROGRAMS if not groups.named(group, name)]
 
 
 def _build(state: State, plan: Plan, programs: Programs, say: Progress) -> None:
-    files = images.archives(images.standard(programs.binaries), say)
+    files = [*standard_files(programs, say), *map(Path, state.images)]
     for folder in (plan.logs, plan.bpffs, plan.control_plane_disk):
         folder.mkdir(parents=True)
     write_state(state)
@@ -106,23 +114,39 @@ def _build(state: State, plan: Plan, programs: Programs, say: Progress) -> None:
     network.build(plan)
     control = Control(plan, programs.binaries)
     for which in plan.nodes:
-        node.prepare_disk(plan, which, programs, credentials(control, which), images.PAUSE)
+        node.prepare_disk(plan, which, programs, _credentials(control, which), images.PAUSE)
         node.start(plan, which, programs, files)
-    say(f"{len(plan.nodes)} nodes started; they import {len(files)} images")
+    say(f"{len(plan.nodes)} nodes started; each imports {len(files)} images")
     control.start()
     say("API server ready")
     control.kubectl("apply", "-f", "-", stdin=dns.manifest())
-    wait_nodes(control, [which.name for which in plan.nodes])
+    _wait_nodes(control, plan)
     say("nodes Ready")
-    if state.proxy in proxies.settings.MODES:
+    if state.proxy in MODES:
         for which in plan.nodes:
             proxies.start(plan, which, programs, state.proxy)
-    limit = f"--timeout={_READY_SECONDS}s"
-    control.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns", limit, timeout=130)
+        say(f"{state.proxy} started")
+    if state.proxy == proxies.NETACCEL:
+        install.apply(plan, control, Path(state.overlay), READY_SECONDS)
+        say("netaccel ready on every node")
+    _wait_dns(control)
     say("cluster DNS ready")
 
 
-def credentials(control: Control, which: NodePlan) -> Credentials:
+def _wait_nodes(control: Control, plan: Plan) -> None:
+    objects = [f"node/{which.name}" for which in plan.nodes]
+    limit = f"--timeout={READY_SECONDS}s"
+    for what in ("create", "condition=Ready"):
+        control.kubectl("wait", f"--for={what}", limit, *objects, timeout=READY_SECONDS + 10)
+
+
+def _wait_dns(control: Control) -> None:
+    limit = f"--timeout={READY_SECONDS}s"
+    words = ("-n", "kube-system", "rollout", "status", "deployment/coredns", limit)
+    control.kubectl(*words, timeout=READY_SECONDS + 10)
+
+
+def _credentials(control: Control, which: NodePlan) -> Credentials:
     """Issue what a node shows to the API server, and what it serves with."""
     who = pki.node(which.name, (which.address4, which.address6))
     return Credentials(
@@ -145,11 +169,7 @@ def _missing(wanted: State) -> str | None:
     state = read_state(wanted.name)
     if state is None:
         return "no state"
-    plan = state.plan()
-    off = [which.name for which in plan.nodes if not groups.init_pid(plan.name, which.name)]
-    group = groups.outside(plan.name, "control-plane")
-    off += [name for name in PROGRAMS if not groups.named(group, name)]
-    if off:
+    if off := missing(state):
         return f"no {', '.join(off)}"
     if state != wanted:
         raise LabError(

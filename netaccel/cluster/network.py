@@ -50,7 +50,8 @@ def build_node(plan: Plan, node: NodePlan) -> None:
     ip(
         [
             f"netns add {node.namespace}",
-            f"link add eth0 netns {node.namespace} type veth peer name {node.name} netns {plan.control_plane}",
+            f"link add eth0 netns {node.namespace} type veth"
+            f" peer name {node.name} netns {plan.control_plane}",
         ]
     )
     write_sysctls(node.namespace, _NODE)

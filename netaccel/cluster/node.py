@@ -14,13 +14,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import netaccel
 from netaccel.cluster import groups, network, settings
 from netaccel.cluster.binaries import Binaries
 from netaccel.cluster.init import Boot
-from netaccel.cluster.plan import API_PORT, Plan
 from netaccel.cluster.pki import Pair
+from netaccel.cluster.plan import API_PORT, Plan
 from netaccel.cluster.runtime import Runtime
 from netaccel.errors import LabError
 from netaccel.lab.plan import ROUTER4, NodePlan
@@ -154,13 +155,19 @@ def command(plan: Plan, node: NodePlan, words: Sequence[str]) -> list[str]:
 
 
 def run(
-    plan: Plan, node: NodePlan, words: Sequence[str], *, env: Mapping[str, str], timeout: float = 60
+    plan: Plan,
+    node: NodePlan,
+    words: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    timeout: float = 60,
+    stdin: IO[bytes] | None = None,
 ) -> str:
     """Return what a command printed in a node. Raises LabError with its complaint."""
     try:
         done = subprocess.run(
             command(plan, node, words),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin or subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=timeout,

@@ -31,11 +31,13 @@ def running(plan: Plan, which: NodePlan) -> str:
     return NONE
 
 
-def start(plan: Plan, which: NodePlan, programs: Programs, proxy: str) -> None:
-    """Start a kube-proxy; one of the other mode is stopped first, its rules removed. Raises LabError."""
-    if running(plan, which) == proxy:
+def start(plan: Plan, which: NodePlan, programs: Programs, proxy: str, *, keep_rules: bool = False) -> None:
+    """Start a kube-proxy; one of the other mode is stopped first. Raises LabError."""
+    before = running(plan, which)
+    if before == proxy:
         return
-    stop(plan, which, programs)
+    if before != NONE:
+        stop(plan, which, programs, keep_rules=keep_rules)
     command = node.command(plan, which, [str(programs.binaries.path(_NAME)), _config(proxy), "--v=2"])
     log = plan.node_disk(which) / "var/log" / f"{_NAME}.log"
     with log.open("ab") as file:

@@ -50,7 +50,7 @@ class Runtime:
 
     @property
     def ctr(self) -> Path:
-        """containerd's own client."""
+        """The client that comes with containerd."""
         return self.root / "usr/bin/ctr"
 
     @property

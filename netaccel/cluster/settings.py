@@ -31,7 +31,7 @@ def kube_proxy_file(proxy: str) -> Path:
 
 
 def kubelet(node: NodePlan) -> str:
-    """KubeletConfiguration (kubelet.config.k8s.io/v1beta1). The disk is the machine's: nothing is evicted for it."""
+    """KubeletConfiguration (kubelet.config.k8s.io/v1beta1). The disk is the machine's: it evicts nothing."""
     return _yaml(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -72,7 +72,7 @@ def kubelet(node: NodePlan) -> str:
 
 
 def containerd(runtime: Runtime, pause: str) -> str:
-    """containerd's configuration, version 2; containerd 1.6 and later read it.
+    """Configuration of containerd, version 2; 1.6 and later read it.
 
     Without CAP_SYS_RESOURCE runc can't lower the OOM score: it keeps what it has then.
     """
