@@ -134,10 +134,11 @@ def _build(state: State, plan: Plan, programs: Programs, say: Progress) -> None:
 
 
 def _wait_nodes(control: Control, plan: Plan) -> None:
-    objects = [f"node/{which.name}" for which in plan.nodes]
     limit = f"--timeout={READY_SECONDS}s"
-    for what in ("create", "condition=Ready"):
-        control.kubectl("wait", f"--for={what}", limit, *objects, timeout=READY_SECONDS + 10)
+    for which in plan.nodes:  # kubectl waits for the creation of one object only
+        for what in ("create", "condition=Ready"):
+            words = ("wait", f"--for={what}", limit, f"node/{which.name}")
+            control.kubectl(*words, timeout=READY_SECONDS + 10)
 
 
 def _wait_dns(control: Control) -> None:
