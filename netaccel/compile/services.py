@@ -155,6 +155,8 @@ def compile_service(service: Service, slices: Iterable[EndpointSlice], node: Nod
         return CompiledService(service.key, service.created, ignored=ignored)
     families = [f for f in FAMILIES if any(_family(ip) == f for ip in service.cluster_ips)]
     problems = list(_strangers(service, families))
+    if (check := service.health_check_node_port) and not node.is_node_port(check):
+        problems.append(_no_node_port("healthCheckNodePort", check, node))
     ranges = _ranges(service)
     groups: list[PortGroup] = []
     known: set[Address] = set()
@@ -165,10 +167,7 @@ def compile_service(service: Service, slices: Iterable[EndpointSlice], node: Nod
             problems.append(f"port {port.port}/{port.protocol.name}: this protocol is not served")
             continue
         if port.node_port and not node.is_node_port(port.node_port):
-            first, last = node.node_ports
-            problems.append(
-                f"nodePort {port.node_port} is not among the cluster's: give one from {first} to {last}"
-            )
+            problems.append(_no_node_port("nodePort", port.node_port, node))
         for family in families:
             backends, cluster = _endpoints(by_family.get(family, ()), port, node.name)
             frontends = tuple(_frontends(service, port, family, node, ranges))
@@ -328,6 +327,11 @@ def _contains(cidr: Cidr, address: Address) -> bool:
     shift = 128 - cidr.length
     same_family = is_ipv4(cidr.addr) == is_ipv4(address)
     return same_family and int.from_bytes(cidr.addr) >> shift == int.from_bytes(address) >> shift
+
+
+def _no_node_port(field: str, port: int, node: NodeFacts) -> str:
+    first, last = node.node_ports
+    return f"{field} {port} is not among the cluster's: give one from {first} to {last}"
 
 
 def _strangers(service: Service, families: Sequence[int]) -> Iterator[str]:
