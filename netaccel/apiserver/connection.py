@@ -38,6 +38,7 @@ CONNECT = 4.0
 """Seconds for a TCP and TLS handshake; then the next address is tried."""
 SILENCE = 30.0
 """Seconds without a byte of an answer."""
+_FAREWELL = 0.1
 _READ = 1 << 18
 _BAD_CERTIFICATE = frozenset((62, 64))  # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH, ..._IP_ADDRESS_MISMATCH
 _KEEPALIVE = (
@@ -120,6 +121,8 @@ class Connection:
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+        # Connections that broke are closed with TLS's farewell, which aiohttp does not wait for.
+        await asyncio.sleep(_FAREWELL)
 
     # ---------------------------------------------------------------------- Api
 

@@ -119,7 +119,7 @@ def _load(file: Path) -> Mapping[str, Any] | None:
 def _entry(there: Mapping[Path, Mapping[str, Any]], kind: str, name: object, paths: str) -> _Entry:
     """The first file's entry of this name."""
     for file, content in there.items():
-        entries = content.get(f"{kind}s") or ()
+        entries = content.get(f"{kind}s") or []
         if not isinstance(entries, list):
             raise ConfigError(f"kubeconfig {file}: {kind}s is no list: give a list of named entries")
         for entry in entries:
