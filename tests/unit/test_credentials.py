@@ -300,7 +300,8 @@ def python(code: str) -> str:
 def test_the_loader_comes_without_the_models_and_leaves_no_stand_in_behind() -> None:
     code = (
         "import sys; from netaccel.apiserver.light import library; found = library();"
-        "print([one for one in sys.modules if one.startswith('kubernetes_asyncio')], found.kube_config.__name__)"
+        "left = [one for one in sys.modules if one.startswith('kubernetes_asyncio')];"
+        "print(left, found.kube_config.__name__)"
     )
     assert python(code).strip() == "[] kubernetes_asyncio.config.kube_config"
 
