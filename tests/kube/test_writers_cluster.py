@@ -20,6 +20,7 @@ from netaccel.cluster.arguments import Options
 from netaccel.cluster.controlplane import ControlPlane
 from netaccel.model.event import ObjectKey
 from netaccel.writers.cluster import ClusterWriter, Warden
+from netaccel.writers.events import CONTROLLER
 from netaccel.writers.nodestate import NodeStateWriter, Rhythm
 from netaccel.writers.notices import Notice, Scope
 from netaccel.writers.state import NodeSnapshot
@@ -286,7 +287,8 @@ async def test_the_elected_one_writes_the_clusters_events(
     ]
     async with running(*(agent.run() for agent in agents)):
         await eventually(lambda: "spec: nonsense" in kubectl("-n", namespace, "describe", "service", "web"))
-        (event,) = get(kubectl, "-n", namespace, "events.events.k8s.io")["items"]
+        found = get(kubectl, "-n", namespace, "events.events.k8s.io")["items"]
+        (event,) = (one for one in found if one["reportingController"] == CONTROLLER)
         assert event["reportingInstance"] in [a.election.identity for a in agents if a.election.leads]
         assert [agent.problem for agent in agents] == ["", ""]
         server = next(agent.election.server_time() for agent in agents if agent.election.leads)

@@ -14,7 +14,7 @@ from writers import Kubectl, connected, eventually, get, running
 from netaccel.apiserver.connection import Connection
 from netaccel.cluster.controlplane import ControlPlane
 from netaccel.model.event import ObjectKey
-from netaccel.writers.events import EventWriter
+from netaccel.writers.events import CONTROLLER, EventWriter
 from netaccel.writers.journal import Limits
 from netaccel.writers.notices import Notice, Scope
 
@@ -71,8 +71,9 @@ def said(notice: Notice, **changes: Any) -> Notice:
 
 
 def events(kubectl: Kubectl, namespace: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = get(kubectl, "-n", namespace, "events.events.k8s.io")["items"]
-    return found
+    """Ours: the API server itself writes some, of cluster IPs that it repairs."""
+    found = get(kubectl, "-n", namespace, "events.events.k8s.io")["items"]
+    return [event for event in found if event["reportingController"] == CONTROLLER]
 
 
 def described(kubectl: Kubectl, namespace: str, what: str = "service/web") -> str:
