@@ -17,8 +17,8 @@ from netaccel.cluster.state import State, locked
 from netaccel.commands.output import emit, examples, output_option, print_table
 from netaccel.lab.shell import require_root_and_tools
 
-DEFAULT_NAME = "cluster"
-_RUNS_A_PROGRAM = {"ignore_unknown_options": True, "allow_interspersed_args": False}
+DEFAULT_NAME = "local"
+_RUNS_A_PROGRAM = {"ignore_unknown_options": True}
 _name_option = click.option(
     "--name",
     default=DEFAULT_NAME,
