@@ -8,13 +8,18 @@ who served the connection, and a packet that takes the wrong way ends it.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from ground import PATIENCE, Node
 
-from netaccel.datapath import netlink
+from netaccel.datapath import libbpf, netlink
+from netaccel.datapath.bpfobject import BpfObject
+
+_XDP, _DRIVER = 37, 1 << 2  # BPF_XDP, XDP_FLAGS_DRV_MODE
 
 PODS = {"old": 2, "new": 3, "client": 4}
 """Pods and the numbers of their networks: 10.78.N.0/24, fd78:N::/64; each pod has the second address."""
@@ -174,6 +179,8 @@ class Client:
             text=True,
         )
         self.served: str = self._hear().get("served", "")
+        self.last: dict[str, Any] = {}
+        """What it said last, for a failure's text."""
         self._total = 0
 
     def goes_on(self) -> bool:
@@ -213,37 +220,52 @@ class Client:
         assert self._process.stdout
         line = self._process.stdout.readline()
         assert line, f"{self.what} ended"
-        found: dict[str, Any] = json.loads(line)
-        return found
+        self.last = json.loads(line)
+        return self.last
 
 
 class Handover:
     """The node of the test with its pods, kube-proxy's rules and clients."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, *, remote: bool) -> None:
+        """``remote``: the servers' pods are on another node, behind the uplink; else on this one."""
         self.node = node
+        self._remote = remote
+        self._stack = ExitStack()
         self.namespaces = {name: f"{node.name}-{name}" for name in PODS}
         self._servers: list[subprocess.Popen[str]] = []
         self._clients: list[Client] = []
 
     def up(self) -> None:
+        for namespace in (self.node.name, self.node.outside):
+            with netlink.inside_namespace(namespace):
+                for path in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+                    netlink.set_sysctl(path, 1)
         for name, number in PODS.items():
-            self._pod(name, number)
-        with netlink.inside_namespace(self.node.name):
-            for path in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
-                netlink.set_sysctl(path, 1)
+            self._pod(name, number, self.node.outside if self._is_remote(name) else self.node.name)
         with netlink.inside_namespace(self.node.outside):
             netlink.set_offload("eth0", "tx", on=False)  # as packets from a wire have whole checksums
-            for network, way in (("10.78.0.0/16", NODE[4]), ("fd78::/16", NODE[6])):
-                netlink.add_route(network, way)
+            self._let_frames_in()
         subprocess.run(self.node.command("nft", "-f", "-"), input=RULES, text=True, check=True, timeout=20)
         for name in ("old", "new"):
             self._serve(name)
 
-    def _pod(self, name: str, number: int) -> None:
+    def _is_remote(self, name: str) -> bool:
+        return self._remote and name != "client"
+
+    def _let_frames_in(self) -> None:
+        """A veth takes what XDP sends back only where its own end has a program too."""
+        passing = self._stack.enter_context(BpfObject.named("xdp_pass"))
+        passing.load()
+        index = netlink.device("eth0").ifindex
+        link = libbpf.link_create(passing.program("xdp_pass").fd, index, _XDP, _DRIVER)
+        self._stack.callback(os.close, link)
+
+    def _pod(self, name: str, number: int, where: str) -> None:
+        """A pod's namespace, its device in ``where``; the other side's way to it leads over the uplink."""
         namespace = self.namespaces[name]
         netlink.create_namespace(namespace)
-        with netlink.inside_namespace(self.node.name):
+        with netlink.inside_namespace(where):
             device = f"veth{name[0]}"
             netlink.add_veth(device, "eth0", namespace)
             netlink.set_up(device)
@@ -255,6 +277,10 @@ class Handover:
                 netlink.add_address("eth0", address)
             netlink.add_route("default4", f"10.78.{number}.1")
             netlink.add_route("default6", f"fd78:{number}::1")
+        if where == self.node.name:
+            with netlink.inside_namespace(self.node.outside):
+                netlink.add_route(f"10.78.{number}.0/24", NODE[4])
+                netlink.add_route(f"fd78:{number}::/64", NODE[6])
 
     def _serve(self, name: str) -> None:
         command = ["nsenter", f"--net=/run/netns/{self.namespaces[name]}", sys.executable, "-c", SERVER, name]
@@ -291,7 +317,7 @@ class Handover:
                     {
                         "addresses": [place.format(PODS[name])],
                         "conditions": {"ready": name == "new"},
-                        "nodeName": "node-1",
+                        "nodeName": "node-2" if self._remote else "node-1",
                     }
                     for name in ("old", "new")
                 ],
@@ -321,29 +347,6 @@ class Handover:
         for server in self._servers:
             server.kill()
             server.communicate(timeout=PATIENCE)
+        self._stack.close()
         for namespace in self.namespaces.values():
             netlink.delete_namespace(namespace)
-
-
-if __name__ == "__main__":  # an agent that hands over
-    import asyncio
-    import logging
-
-    from netaccel.agent import start
-    from netaccel.agent.core import Agent
-    from netaccel.agent.takeover import TakeOver
-    from netaccel.config import load
-
-    class Handing(Agent):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            self.takeover = TakeOver.begin(self.settings, self.plane)
-            self.reconciler.set_mode(self.takeover.mode)
-
-        async def _look_at_kernel(self) -> None:
-            await asyncio.gather(super()._look_at_kernel(), self.takeover.run(self.reconciler))
-
-    logging.basicConfig(stream=sys.stderr)
-    logging.getLogger("netaccel").setLevel("INFO")
-    start.Agent = Handing  # type: ignore[misc]
-    start.run(load())

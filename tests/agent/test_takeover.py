@@ -5,22 +5,22 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from ground import Node
+from ground import PATIENCE, Node
 from handover import Client, Handover
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
 
 
-@pytest.fixture
-def handover(node: Node) -> Iterator[Handover]:
-    made = Handover(node)
+@pytest.fixture(params=["local", "remote"])
+def handover(node: Node, request: pytest.FixtureRequest) -> Iterator[Handover]:
+    """Pods on this node, whose packets go up the stack, or on another, to which XDP and TC send them off."""
+    made = Handover(node, remote=request.param == "remote")
     try:
         made.up()
         yield made
@@ -51,15 +51,8 @@ def ours(node: Node) -> int:
 
 
 def serve(node: Node, **settings: str) -> subprocess.Popen[str]:
-    agent = subprocess.Popen(
-        node.command(sys.executable, str(Path(__file__).with_name("handover.py"))),
-        env=node.environment(**settings),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    node.agents.append(agent)
-    node.until(node._ready, agent)
+    """An agent that is ready and has taken over, or drains."""
+    agent = node.serve(**settings)
     wanted = {"drain"} if settings.get("drain") else set()
     node.until(lambda: modes(node) == wanted, agent)
     return agent
@@ -67,7 +60,10 @@ def serve(node: Node, **settings: str) -> subprocess.Popen[str]:
 
 def all_go_on(node: Node, clients: list[Client]) -> None:
     for client in clients:
-        node.until(client.goes_on)
+        deadline = time.monotonic() + PATIENCE
+        while not client.goes_on():
+            assert time.monotonic() < deadline, (client.what, client.served, client.last)
+            time.sleep(0.05)
 
 
 @pytest.mark.parametrize("xdp", ["auto", "off"])
