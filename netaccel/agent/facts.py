@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from netaccel.compile.services import NodeFacts
 from netaccel.config import Settings
 from netaccel.datapath.node import NodeView
@@ -46,7 +48,18 @@ def refused(reconciler: Reconciler) -> list[dict[str, str]]:
     ]
     told = {entry["object"] for entry in found}
     for key, condition in reconciler.conditions().items():
-        if condition.reasons and str(key) not in told:
+        if condition.reasons and str(key) not in told and condition.state is not State.IGNORED:
             reason = "; ".join(condition.reasons)
             found.append({"object": str(key), "state": condition.state.value, "where": "", "reason": reason})
     return found
+
+
+def ignored(reconciler: Reconciler) -> dict[str, int]:
+    """How many objects a service proxy has nothing to do for, by reason."""
+    reasons = (
+        reason
+        for condition in reconciler.conditions().values()
+        if condition.state is State.IGNORED
+        for reason in condition.reasons
+    )
+    return dict(Counter(reasons).most_common())

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from netaccel import __version__
-from netaccel.agent.facts import refused
+from netaccel.agent.facts import ignored, refused
 from netaccel.agent.publish import mode
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
 from netaccel.observe.figures import FigureCache, read_figures
@@ -73,6 +73,7 @@ class Answers:
             "warnings": self.warnings(),
             "notes": self.notes(),
             "refused": refused(agent.reconciler),
+            "ignored": ignored(agent.reconciler),
             "waiting": [str(one) for one in agent.reconciler.world.waiting_slices()],
             "counts": counts,
             "drift_repaired": agent.reconciler.stats.drift.total(),

@@ -126,6 +126,8 @@ def _print(found: dict[str, Any]) -> None:
             ("OBJECT", "STATE", "WHERE", "REASON"),
             ([entry[c] for c in ("object", "state", "where", "reason")] for entry in found["refused"]),
         )
+    for reason, count in found.get("ignored", {}).items():
+        click.echo(f"  left alone: {count} Service{'s' if count > 1 else ''}: {reason}")
     if found["waiting"]:
         click.echo()
         for line in found["waiting"]:
