@@ -32,7 +32,7 @@ from netaccel.apiserver.lines import Lines, LineTooLongError
 from netaccel.apiserver.refusals import is_too_large, refusal
 from netaccel.apiserver.servers import Rota, Server, check, servers
 from netaccel.config import Settings
-from netaccel.errors import ApiError, ApiUnreachableError
+from netaccel.errors import ApiError, ApiUnreachableError, ConfigError
 
 CONNECT = 4.0
 """Seconds for a TCP and TLS handshake; then the next address is tried."""
@@ -99,7 +99,7 @@ class Connection:
         check(settings, in_pod=found.in_pod)
         connection = cls(found, settings)
         try:
-            await connection._access()
+            await found.current()
         except ApiUnreachableError:
             pass
         except BaseException:
@@ -194,13 +194,21 @@ class Connection:
         except ApiError as error:
             if error.status != 401:
                 raise
-            renewed = await self._credentials.renew(access)
-            if renewed is None:
+            renewed = await self._access(refused=access)
+            if renewed is access:
                 raise
         return await self._asked_around(asked, renewed)
 
-    async def _access(self) -> Access:
-        access = await self._credentials.current()
+    async def _access(self, refused: Access | None = None) -> Access:
+        """What to ask with; other than ``refused`` if there is any. Raises ApiUnreachableError."""
+        try:
+            if refused is None:
+                access = await self._credentials.current()
+            else:
+                access = await self._credentials.renew(refused) or refused
+        except ConfigError as error:
+            # It was well at the start, so a person is about to mend it, and nobody above need know how.
+            raise ApiUnreachableError(str(error)) from error
         if self._rota is None or self._url != access.url:
             self._url = access.url
             found = servers(access.url, access.server_name, self._settings.api_servers)

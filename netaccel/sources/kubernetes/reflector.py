@@ -25,7 +25,7 @@ import msgspec
 from netaccel.apiserver.api import Api
 from netaccel.apiserver.backoff import Backoff
 from netaccel.apiserver.refusals import refusal
-from netaccel.errors import ApiError, ApiUnreachableError, ConfigError
+from netaccel.errors import ApiError, ApiUnreachableError
 from netaccel.model.event import Event
 from netaccel.sources.kubernetes import wire
 from netaccel.sources.kubernetes.course import Course, Verdict, Way
@@ -101,8 +101,8 @@ class Reflector:
             started = time.monotonic()
             try:
                 await self._turn()
-                error: ApiError | ConfigError | None = None
-            except (ApiError, ConfigError) as raised:
+                error: ApiError | None = None
+            except ApiError as raised:
                 error = raised
             finally:
                 self._told.drop_list()
@@ -115,15 +115,12 @@ class Reflector:
             if seconds is not None and not (lived and error is None):
                 await asyncio.sleep(seconds)
 
-    def _after(self, error: ApiError | ConfigError | None, now: float) -> float | None:
+    def _after(self, error: ApiError | None, now: float) -> float | None:
         """Learn from the end of a turn: seconds to wait, None where the next one follows at once."""
         if error is None:
             # A list is followed by its watch. The end of a watch that was short may be a server's that ends.
             return None if self._sure else self._retry.wait()
         self._sure = False
-        if isinstance(error, ConfigError):
-            self._fell_ill(error, now, refused=True)
-            return self._refused.wait()
         match self._course.failed(error):
             case Verdict.AT_ONCE:
                 log.debug("%s: %s; now a %s", self.watched.name, error, self._course.way.value)
@@ -293,7 +290,7 @@ class Reflector:
             self.standing.refused = False
             self._tell(())
 
-    def _fell_ill(self, error: ApiError | ConfigError, now: float, *, refused: bool) -> None:
+    def _fell_ill(self, error: ApiError, now: float, *, refused: bool) -> None:
         if self._lost is None:
             # A silent connection was lost when it fell silent, not when that was noticed.
             last = max(self._opened, self.standing.heard or 0.0)
