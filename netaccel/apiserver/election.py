@@ -216,14 +216,13 @@ class Election:
         )
 
     def _failed(self, error: ApiError) -> float:
-        if error.status == HTTPStatus.CONFLICT:
-            return self._terms.renew  # another one was faster
         if error.status in (HTTPStatus.FORBIDDEN, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND):
             problem = f"Lease {self._namespace}/{self._name} can't be had: {error}"
             if problem != self.problem:
                 log.warning("%s", problem)
             self.problem = problem
             return self._terms.refused * random.uniform(0.8, 1.2)
+        # No answer, or another one was faster.
         log.debug("Lease %s/%s: %s", self._namespace, self._name, error)
         return max(error.retry_after or 0.0, self._terms.renew * random.uniform(0.5, 1.5))
 

@@ -170,6 +170,17 @@ async def test_what_a_person_must_mend_is_said_once_and_tried_slowly(
     assert bench.writer.problem == ""
 
 
+async def test_a_server_that_goes_away_later_is_given_time_too() -> None:
+    bench = Bench()
+    assert await bench.writes(0.0)
+    bench.snapshot = replace(SNAPSHOT, mode=Mode.DRAINING)
+    bench.api.answer = ApiError("", 429, "", 77.0)
+    assert await bench.writes(10.0)
+    bench.api.answer = b"{}"
+    assert not await bench.writes(86.0)
+    assert await bench.writes(110.0)
+
+
 async def test_an_answer_that_is_no_object_harms_nothing() -> None:
     bench = Bench()
     bench.api.answer = b"<html>"
@@ -263,15 +274,18 @@ def test_what_it_says_itself_about_the_time_is_not_believed() -> None:
 def test_a_first_one_is_dated_back_by_the_servers_clock() -> None:
     assert Listener().silent([beat("a", written=1000.0)], 5.0, 1000.0 + UNKNOWN_AFTER) == []
     assert Listener().silent([beat("a", written=1000.0)], 5.0, 1001.0 + UNKNOWN_AFTER) != []
-    assert Listener().silent([beat("a", written=2000.0)], 5.0, 1000.0) == []
+    ahead = Listener()
+    assert ahead.silent([beat("a", written=2000.0)], 5.0, 1000.0) == []
+    assert ahead.silent([beat("a", written=2000.0)], 6.0 + UNKNOWN_AFTER, 1000.0) != []
 
 
 def test_who_is_known_to_be_silent_is_not_told_again_and_who_is_back_has_three_minutes() -> None:
     listener = Listener()
     listener.silent([beat("a")], 0.0, None)
     assert listener.silent([beat("a", "Unknown")], 500.0, None) == []
-    assert listener.silent([beat("a", "True")], 501.0, None) == []
-    assert listener.silent([beat("a", "True")], 682.0, None) != []
+    assert listener.silent([beat("a", "Unknown")], 1000.0, None) == []
+    assert listener.silent([beat("a", "True")], 1001.0, None) == []
+    assert listener.silent([beat("a", "True")], 1182.0, None) != []
 
 
 def test_who_is_gone_is_forgotten() -> None:
