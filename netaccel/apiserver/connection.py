@@ -15,7 +15,6 @@ import asyncio
 import contextlib
 import platform
 import socket
-import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -29,18 +28,16 @@ from netaccel.apiserver import credentials
 from netaccel.apiserver.api import JSON
 from netaccel.apiserver.credentials import Access, Credentials
 from netaccel.apiserver.lines import Lines, LineTooLongError
+from netaccel.apiserver.reasons import CONNECT, certificate, is_for_another_name, reason
 from netaccel.apiserver.refusals import is_too_large, refusal
 from netaccel.apiserver.servers import Rota, Server, check, servers
 from netaccel.config import Settings
 from netaccel.errors import ApiError, ApiUnreachableError, ConfigError
 
-CONNECT = 4.0
-"""Seconds for a TCP and TLS handshake; then the next address is tried."""
 SILENCE = 30.0
 """Seconds without a byte of an answer."""
 _FAREWELL = 0.1
 _READ = 1 << 18
-_BAD_CERTIFICATE = frozenset((62, 64))  # OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH, ..._IP_ADDRESS_MISMATCH
 _KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
@@ -240,10 +237,9 @@ class Connection:
             try:
                 return await self._answer(server, asked, access)
             except aiohttp.ClientConnectorCertificateError as error:
-                code = getattr(error.certificate_error, "verify_code", 0)
-                if code in _BAD_CERTIFICATE and self._rota.next_name(server):
+                if is_for_another_name(error.certificate_error) and self._rota.next_name(server):
                     continue
-                raise _NotTakenError(_certificate(server, error.certificate_error)) from error
+                raise _NotTakenError(certificate(server, error.certificate_error)) from error
 
     async def _answer(self, server: Server, asked: _Asked, access: Access) -> aiohttp.ClientResponse:
         """One HTTP request. Raises ApiError for what isn't 2xx, _NotTakenError where nothing was sent."""
@@ -273,10 +269,10 @@ class Connection:
             aiohttp.ConnectionTimeoutError,
             aiohttp.ClientProxyConnectionError,
         ) as error:
-            raise _NotTakenError(_reason(error)) from error
+            raise _NotTakenError(reason(error)) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._rota.move_on(server)
-            raise ApiUnreachableError(f"{server.url}: {asked} was not answered: {_reason(error)}") from error
+            raise ApiUnreachableError(f"{server.url}: {asked} was not answered: {reason(error)}") from error
         if 200 <= response.status < 300:
             return response
         try:
@@ -298,7 +294,7 @@ class Connection:
             raise ApiUnreachableError(text) from error
         except (aiohttp.ClientError, OSError) as error:
             raise ApiUnreachableError(
-                f"{server.url}: {asked}: the answer broke off: {_reason(error)}"
+                f"{server.url}: {asked}: the answer broke off: {reason(error)}"
             ) from error
 
 
@@ -314,29 +310,3 @@ def _keep_alive(response: aiohttp.ClientResponse) -> None:
     if found is not None:
         for level, option, value in _KEEPALIVE:
             found.setsockopt(level, option, value)
-
-
-def _reason(error: BaseException) -> str:
-    """Why, in few words: the kernel's where it is the kernel's."""
-    inner = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    if isinstance(inner, ssl.SSLError):
-        return f"TLS: {inner.reason or inner}".replace("_", " ").lower()
-    if isinstance(inner, OSError) and inner.strerror:
-        # asyncio joins the errors of several addresses into one text.
-        return " ".join(inner.strerror.split()).lower()
-    if isinstance(inner, aiohttp.ClientPayloadError):
-        return "the connection was cut"
-    if isinstance(inner, TimeoutError):
-        return f"no connection in {CONNECT:g} s"
-    return " ".join(str(inner).split()) or type(inner).__name__
-
-
-def _certificate(server: Server, error: Exception) -> str:
-    """What is wrong with a server's certificate, and the remedy."""
-    if getattr(error, "verify_code", 0) in _BAD_CERTIFICATE:
-        names = " nor ".join(server.names)
-        return (
-            f"its certificate is not for {names}: set tls-server-name in the kubeconfig to a name that it has"
-        )
-    text = getattr(error, "verify_message", "") or str(error)
-    return f"its certificate is refused ({text}): give the CA that signed it"

@@ -17,7 +17,7 @@ from netaccel.errors import ApiError, ApiUnreachableError
 from netaccel.model.event import Delete, Event, ObjectKey, Reject, SourceStatus, Upsert
 from netaccel.model.snapshot import World
 from netaccel.sources.kubernetes import KubernetesSource
-from netaccel.sources.kubernetes.reflector import Timings
+from netaccel.sources.kubernetes.standing import Timings
 
 PATIENCE = 30.0
 """Seconds that a test waits for what must come; only a failure uses them up."""

@@ -16,7 +16,7 @@ from feed import NODE, Feed, Hand, endpoint_slice, feeding, hand, pod, service
 
 from netaccel.cluster.controlplane import ControlPlane
 from netaccel.model.event import Delete, ObjectKey, Synced, Upsert
-from netaccel.sources.kubernetes.reflector import Timings
+from netaccel.sources.kubernetes.standing import Timings
 
 QUICK = Timings(retry=(0.05, 0.5), refused=(0.05, 0.5))
 NAMED = "service.kubernetes.io/service-proxy-name"

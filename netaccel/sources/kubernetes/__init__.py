@@ -2,7 +2,8 @@
 """The API server as a source.
 
 ``kinds`` what is asked for · ``course`` which request comes next · ``wire`` lists and watch events ·
-``told`` what was told, so that only differences are · ``reflector`` one kind, kept in step · ``source`` all.
+``told`` what was told, so that only differences are · ``standing`` how a kind is · ``reflector`` one kind,
+kept in step · ``source`` all of them.
 """
 
 from netaccel.sources.kubernetes.source import KubernetesSource

@@ -18,7 +18,6 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -30,6 +29,7 @@ from netaccel.model.event import Event
 from netaccel.sources.kubernetes import wire
 from netaccel.sources.kubernetes.course import Course, Verdict, Way
 from netaccel.sources.kubernetes.kinds import Watched
+from netaccel.sources.kubernetes.standing import Standing, Timings
 from netaccel.sources.kubernetes.told import Told
 
 log = logging.getLogger(__name__)
@@ -39,35 +39,6 @@ INLINE = 64 << 10
 _SLICE = 256 << 10
 _REFUSED = frozenset((401, 403, 404))
 """Answers that a person has to do something about: asked again slowly."""
-
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Seconds. ``silence``: without a byte of a watch (bookmarks come every minute). ``first_silence``: the
-    same before all initial objects were told. ``watch``: a watch's life, from this to twice of it.
-    ``healthy``: a watch that lived so long was none that fails.
-    """
-
-    silence: float = 150.0
-    first_silence: float = 30.0
-    watch: float = 300.0
-    healthy: float = 10.0
-    retry: tuple[float, float] = (0.5, 20.0)
-    refused: tuple[float, float] = (2.0, 60.0)
-
-
-@dataclass(slots=True)
-class Standing:
-    """How one kind is. Times are monotonic."""
-
-    heard: float | None = None
-    """When what was told was last known to be current."""
-    listed: bool = False
-    refused: bool = False
-    """The server said no, in a way that only a person can change."""
-    problem: str = ""
-    since: float = 0.0
-    """Since when there is a problem."""
 
 
 class Reflector:

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Sequence
 from netaccel.apiserver.api import Api
 from netaccel.model.event import Event, SourceStatus, Synced
 from netaccel.sources.kubernetes.kinds import watched
-from netaccel.sources.kubernetes.reflector import Reflector, Timings
+from netaccel.sources.kubernetes.reflector import Reflector
+from netaccel.sources.kubernetes.standing import Timings
 
 
 class KubernetesSource:
