@@ -32,7 +32,7 @@ from netaccel.writers.state import NodeSnapshot
 
 RBAC = REPOSITORY / "deploy/base/rbac.yaml"
 AGENT = "system:serviceaccount:netaccel:netaccel"
-TERMS = Terms(duration=3, deadline=2, renew=0.2)
+TERMS = Terms(duration=5, deadline=4, renew=0.2)
 OBJECTS = """
 apiVersion: v1
 kind: Node

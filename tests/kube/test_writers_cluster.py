@@ -26,7 +26,7 @@ from netaccel.writers.notices import Notice, Scope
 from netaccel.writers.state import NodeSnapshot
 from netaccel.writers.times import seconds
 
-TERMS = Terms(duration=3, deadline=2, renew=0.3, refused=0.3)
+TERMS = Terms(duration=5, deadline=4, renew=0.3, refused=0.3)
 QUICK = Rhythm(gap=0.0, figures=0.0, spread=0.0, silence=0.0)
 
 
