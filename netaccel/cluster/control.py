@@ -8,12 +8,14 @@ from netaccel.cluster.arguments import ALL_CONTROLLERS, Options, Ports
 from netaccel.cluster.binaries import Binaries
 from netaccel.cluster.controlplane import ControlPlane
 from netaccel.cluster.plan import API_PORT, CONTROL_PLANE, POD_NETWORK4, POD_NETWORK6, Plan
+from netaccel.cluster.process import Child
 from netaccel.lab.plan import ROUTER4, ROUTER6, SERVICE_CIDR4, SERVICE_CIDR6
 from netaccel.lab.process import Place
 
 API_SERVER = "kube-apiserver"
 PROGRAMS = ("etcd", API_SERVER, "kube-controller-manager", "kube-scheduler")
 _PORTS = Ports(api=API_PORT, etcd=2379, etcd_peer=2380, controller_manager=10257, scheduler=10259)
+_started: list[Child] = []
 
 
 class Control(ControlPlane):
@@ -35,6 +37,12 @@ class Control(ControlPlane):
         super().__init__(plan.control_plane_disk, binaries, options)
         self._ports = _PORTS  # in a namespace of its own nobody has taken them
         self._group = place.cgroup
+
+    def start_api_server(self) -> None:
+        """Start the API server and wait until it is ready. Raises LabError."""
+        super().start_api_server()
+        # It outlives this process, which would complain of a child that it forgot while that runs.
+        _started.append(self._child(API_SERVER))
 
     def running(self) -> dict[str, int]:
         """Process ids by name of what runs."""

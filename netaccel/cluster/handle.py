@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,7 +119,7 @@ class Cluster:
         files = [*lifecycle.standard_files(self.programs), *map(Path, self.state.images)]
         node.start(self.plan, which, self.programs, files)
         if proxy != proxies.NONE:
-            self._await(lambda: groups.init_pid(self.name, target) > 0, f"{target} running", 30)
+            self._await(lambda: node.is_on(self.plan, which), f"{target} on", timeout)
             proxies.start(self.plan, which, self.programs, proxy)
         if self.control.is_ready():
             self._await(lambda: self._renewed(target) > started, f"{target} Ready", timeout)
@@ -165,7 +165,7 @@ class Cluster:
         words = ("-n", "kube-node-lease", "get", "lease", name, "-o", "jsonpath={.spec.renewTime}")
         return datetime.fromisoformat(self.kubectl(*words))
 
-    def _await(self, question: Any, what: str, timeout: float) -> None:
+    def _await(self, question: Callable[[], bool], what: str, timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not question():
             if time.monotonic() > deadline:

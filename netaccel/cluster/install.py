@@ -22,8 +22,8 @@ _NAME = "netaccel"
 _FILE = "config.yaml"
 
 
-def check(overlay: Path, image: Path) -> None:
-    """Raise LabError where what is to be installed isn't there."""
+def check_overlay(overlay: Path) -> None:
+    """Raise LabError where there is no kustomization."""
     if not (overlay / "kustomization.yaml").is_file():
         raise LabError(f"{overlay}: no kustomization.yaml there: give --manifests DIR, or --proxy none")
     if not image.is_file():

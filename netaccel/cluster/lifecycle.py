@@ -50,7 +50,9 @@ def up(state: State, say: Say) -> None:
     plan = state.plan()
     proxies.check(state.proxy)
     if state.proxy == proxies.NETACCEL:
-        install.check(Path(state.overlay), Path(state.images[0]))
+        install.check_overlay(Path(state.overlay))
+    for image in state.images:
+        install.check_image(Path(image))
     with locked(state.name):
         missing = _missing(state)
         if missing is None:

@@ -99,16 +99,14 @@ def start(plan: Plan, node: NodePlan, programs: Programs, images: Sequence[Path]
     joined = groups.make_node(plan.name, node.name)
     plan.logs.mkdir(parents=True, exist_ok=True)
     init = [sys.executable, "-m", "netaccel.cluster.init", _boot(plan, node, programs, images).text()]
-    with (plan.logs / f"{node.name}.log").open("ab") as log:
-        subprocess.Popen(
-            launch(node, joined, groups.leaf(plan.name, node.name), init),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd="/",
-            env=environment(node, programs),
-            start_new_session=True,
-        )
+    command = launch(node, joined, groups.leaf(plan.name, node.name), init)
+    start_apart(command, plan.logs / f"{node.name}.log", environment(node, programs))
+
+
+def is_on(plan: Plan, node: NodePlan) -> bool:
+    """Whether a node's first process has made the node's own files, and containerd answers."""
+    pid = groups.init_pid(plan.name, node.name)
+    return pid > 0 and Path(f"/proc/{pid}/root{settings.CONTAINERD_SOCKET}").exists()
 
 
 def launch(node: NodePlan, joined: Sequence[Path], leaf: Path | None, init: Sequence[str]) -> list[str]:
@@ -132,6 +130,21 @@ def stop(plan: Plan, node: NodePlan) -> None:
     groups.kill(plan.name, node.name)
     groups.remove(plan.name, node.name)
     network.remove_node(plan, node)
+
+
+def start_apart(words: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+    """Start a command as nobody's child: it outlives this process, which never hears of it again."""
+    with log.open("ab") as file:
+        subprocess.run(
+            ["sh", "-c", '"$@" &', "sh", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd="/",
+            env=dict(env),
+            start_new_session=True,
+            check=True,
+        )
 
 
 def environment(node: NodePlan, programs: Programs) -> dict[str, str]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from netaccel.cluster import groups, node, settings
@@ -40,15 +39,7 @@ def start(plan: Plan, which: NodePlan, programs: Programs, proxy: str, *, keep_r
         stop(plan, which, programs, keep_rules=keep_rules)
     command = node.command(plan, which, [str(programs.binaries.path(_NAME)), _config(proxy), "--v=2"])
     log = plan.node_disk(which) / "var/log" / f"{_NAME}.log"
-    with log.open("ab") as file:
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=node.environment(which, programs),
-            start_new_session=True,
-        )
+    node.start_apart(command, log, node.environment(which, programs))
 
 
 def stop(plan: Plan, which: NodePlan, programs: Programs, *, keep_rules: bool = False) -> None:
