@@ -280,7 +280,9 @@ class Connection:
                 body = await response.read()
         finally:
             response.release()
-        raise refusal(f"{server.url}: {asked}", body, response.status, response.headers.get("Retry-After"))
+        who = f" with {self._credentials.origin}" if response.status == 401 else ""
+        what = f"{server.url}: {asked}{who}"
+        raise refusal(what, body, response.status, response.headers.get("Retry-After"))
 
     @contextlib.contextmanager
     def _read_from(self, server: Server, asked: _Asked) -> Iterator[None]:

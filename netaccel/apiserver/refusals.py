@@ -20,7 +20,7 @@ TOO_LARGE = "ResourceVersionTooLarge"
 """Not a reason of metav1.Status but of one of its causes: the server is older than what was asked for."""
 
 _REMEDIES = {
-    401: "renew the token or certificate that is given to it",
+    401: "renew the token or certificate in there",
     403: "grant it with the rights of deploy/base/rbac.yaml",
     404: "use Kubernetes 1.21 or later, and install the project's CRDs",
     429: "it is busy, it is asked again later",

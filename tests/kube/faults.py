@@ -98,6 +98,49 @@ class Stream:
         return "watch" in self.asked.query
 
 
+class Relay:
+    """Passes bytes on to a port of 127.0.0.1 from an address of its own, TLS as it is."""
+
+    def __init__(self, host: str, target: int) -> None:
+        self.host = host
+        self.port = 0
+        self.taken = 0
+        """Connections so far."""
+        self._target = target
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._server: asyncio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._pass, self.host, 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Refuse new connections and break the others."""
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.sleep(0.05)  # asyncio ends what was aborted in the loop's next turns
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
+        there, away = await asyncio.open_connection("127.0.0.1", self._target)
+        self._writers |= {writer, away}
+        await asyncio.gather(self._copy(reader, away), self._copy(there, writer))
+
+    @staticmethod
+    async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+
 class FaultyProxy:
     """See the module. ``asked`` is all that was asked so far; ``kubeconfig`` leads here."""
 

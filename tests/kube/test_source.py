@@ -6,14 +6,16 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from faults import Relay
 from feed import NODE, Feed, Hand, endpoint_slice, feeding, hand, pod, service
 
+from netaccel.apiserver.servers import Rota, Server
 from netaccel.cluster.controlplane import ControlPlane
 from netaccel.model.event import Delete, ObjectKey, Synced, Upsert
 from netaccel.sources.kubernetes.standing import Timings
@@ -284,7 +286,7 @@ async def test_an_expired_token_is_replaced_by_the_one_that_is_in_the_file_then(
     try:
         async with feeding(kubeconfig, timings=QUICK) as feed:
             await feed.until(lambda: "401 Unauthorized" in feed.status.problem)
-            assert "renew the token" in feed.status.problem
+            assert f"with kubeconfig {kubeconfig}: 401" in feed.status.problem
             token.write_text(control_plane.token(made.namespace, "agent", 600) + "\n")
             await feed.synced()
             await feed.until(lambda: not feed.status.problem)
@@ -306,15 +308,50 @@ async def served(feed: Feed, made: Hand) -> None:
     await feed.has(await made.put(service("web")))
 
 
-@pytest.mark.parametrize("node", ["a", "b", "c", "d"])  # they begin with different servers
+@pytest.fixture(params=["closed", "silent"])
+def dead(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An address where nobody answers: refused at once, or taken and never served."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        if request.param == "silent":
+            listener.listen()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("node", ["a", "d"])
 async def test_of_several_addresses_the_one_that_answers_is_used(
-    control_plane: ControlPlane, made: Hand, node: str
+    control_plane: ControlPlane, made: Hand, dead: str, node: str
 ) -> None:
-    addresses = f"127.0.0.1:{free_port()},127.0.0.1:{control_plane.port}"
+    addresses = f"{dead},127.0.0.1:{control_plane.port}"
     async with feeding(control_plane.admin, api_servers=addresses, node_name=node) as feed:
         await served(feed, made)
         assert feed.status.where == control_plane.server
         assert feed.status.problem == ""
+
+
+def test_those_nodes_begin_with_different_servers() -> None:
+    urls = [Server("https://one", ("one",)), Server("https://two", ("two",))]
+    assert Rota(urls, "a").current != Rota(urls, "d").current
+
+
+async def test_when_the_one_in_use_dies_another_takes_over_and_is_kept(
+    control_plane: ControlPlane, made: Hand
+) -> None:
+    async with (
+        Relay("127.0.0.1", control_plane.port) as first,
+        Relay("127.0.0.1", control_plane.port) as second,
+    ):
+        relays = {f"https://127.0.0.1:{one.port}": one for one in (first, second)}
+        addresses = f"127.0.0.1:{first.port},127.0.0.1:{second.port}"
+        async with feeding(control_plane.admin, timings=QUICK, api_servers=addresses) as feed:
+            await served(feed, made)
+            used = relays.pop(feed.status.where)
+            assert [one.taken for one in relays.values()] == [0]  # the other was not asked
+            await used.close()
+            await feed.has(await made.put(service("other")))
+            await feed.until(lambda: not feed.status.problem)
+            assert feed.status.where in relays
+            assert feed.deletes(made) == []
 
 
 async def test_where_no_address_answers_the_status_names_them_all(control_plane: ControlPlane) -> None:
@@ -330,14 +367,12 @@ async def test_where_no_address_answers_the_status_names_them_all(control_plane:
 async def test_an_address_that_the_certificate_lacks_may_be_proved_by_the_kubeconfigs_name(
     control_plane: ControlPlane, made: Hand
 ) -> None:
-    # All of 127.0.0.0/8 is the loopback's; the certificate has 127.0.0.1, which the kubeconfig names.
-    addresses = f"127.0.0.2:{control_plane.port}"
-    try:
-        socket.create_connection(("127.0.0.2", control_plane.port), 1).close()
-    except OSError:
-        addresses = f"localhost:{control_plane.port}"
-    async with feeding(control_plane.admin, api_servers=addresses) as feed:
-        await served(feed, made)
+    # All of 127.0.0.0/8 is the loopback's; the certificate has 127.0.0.1 alone, which the kubeconfig names.
+    async with Relay("127.0.0.2", control_plane.port) as relay:
+        addresses = f"127.0.0.2:{relay.port}"
+        async with feeding(control_plane.admin, api_servers=addresses) as feed:
+            await served(feed, made)
+            assert feed.status.where == f"https://127.0.0.2:{relay.port}"
 
 
 async def test_a_server_that_can_prove_no_name_that_was_given_is_not_believed(
