@@ -47,8 +47,8 @@ def refused(reconciler: Reconciler) -> list[dict[str, str]]:
         for reject in reconciler.world.rejections()
     ]
     told = {entry["object"] for entry in found}
-    for key, condition in reconciler.conditions().items():
-        if condition.reasons and str(key) not in told and condition.state is not State.IGNORED:
+    for key, condition in reconciler.troubled().items():
+        if str(key) not in told:
             reason = "; ".join(condition.reasons)
             found.append({"object": str(key), "state": condition.state.value, "where": "", "reason": reason})
     return found

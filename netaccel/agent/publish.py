@@ -10,6 +10,7 @@ import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from netaccel import __version__
 from netaccel.apiserver.api import Api
@@ -35,7 +36,7 @@ class Publisher:
     def __init__(self, agent: Agent, api: Api) -> None:
         node = agent.settings.node_name
         self._agent = agent
-        self._election = Election(api, namespace=_namespace(), identity=f"{node}_{os.getpid()}")
+        self._election = Election(api, namespace=_namespace(), identity=f"{node}_{uuid4().hex[:8]}")
         self._state = NodeStateWriter(api, node, self._snapshot)
         self._events = EventWriter(api, node, self._notices)
         self._cluster = ClusterWriter(api, node, self._election, self._notices)
@@ -57,7 +58,7 @@ class Publisher:
         return [problem for problem in found if problem]
 
     def _notices(self) -> tuple[Notice, ...]:
-        return notices(self._agent.reconciler.world, self._agent.reconciler.conditions())
+        return notices(self._agent.reconciler.world, self._agent.reconciler.troubled())
 
     async def _snapshot(self) -> NodeSnapshot:
         agent = self._agent
@@ -73,7 +74,7 @@ class Publisher:
             backends=counts["backends"],
             drift=reconciler.stats.drift.total(),
             last_sync=agent.origin.source.status().heard if agent.origin else None,
-            warnings=warnings(reconciler.world, reconciler.conditions(), agent.answers.warnings()),
+            warnings=warnings(reconciler.world, reconciler.troubled(), agent.answers.warnings()),
         )
 
 

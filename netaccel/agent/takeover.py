@@ -86,6 +86,8 @@ class TakeOver:
     def notes(self, census: Census) -> list[str]:
         """Lines for a person: what is under way. ``census``: of the last sweep."""
         if self.mode is Mode.DRAIN:
+            if not census.fill:
+                return ["draining: flows are being counted"]
             if census.open:
                 return [f"draining: {census.open} flows left; new ones go to the node's stack"]
             return ["draining: no flow left; `netaccel detach` ends none"]

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 
 from netaccel.compile.services import NodeFacts
@@ -91,10 +91,21 @@ class Reconciler:
 
     def conditions(self) -> dict[ObjectKey, Condition]:
         """What became of every object that a pass has seen, and of those that the source refused."""
-        found = {
-            ObjectKey("Service", *key): condition
-            for key, condition in dict[ServiceKey, Condition](self._engine.conditions).items()
-        }
+        return self._conditions(State)
+
+    def troubled(self) -> dict[ObjectKey, Condition]:
+        """Those of :meth:`conditions` that are not in force as written. Cheap: few are, of very many."""
+        return self._conditions((State.REJECTED, State.DEGRADED))
+
+    def _conditions(self, states: Iterable[State]) -> dict[ObjectKey, Condition]:
+        wanted = frozenset(states)
+        found: dict[ObjectKey, Condition] = {}
+        if any(self._engine.states[state] for state in wanted):
+            found = {
+                ObjectKey("Service", *key): condition
+                for key, condition in dict[ServiceKey, Condition](self._engine.conditions).items()
+                if condition.state in wanted
+            }
         for reject in self.world.rejections():
             if reject.key is None:
                 continue
