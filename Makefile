@@ -27,10 +27,12 @@ image: as-root cluster-setup bpf
 
 ## make test            every test: units, properties, programs in the kernel, the lab end to end
 test: as-root dev-setup bpf
+	$(BIN)/python -m netaccel.cluster.binaries
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 ## make test-cluster    the same in a real cluster: kubelets, the image, rolling restarts under load
 test-cluster: as-root dev-setup cluster-setup bpf image
+	$(BIN)/python -m netaccel.cluster.binaries
 	$(BIN)/pytest tests/cluster $(ARGS)
 
 ## make bench [PART=…]  the budgets, each beside a floor or a peer in the same run
