@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from netaccel.cluster import groups, lifecycle, node, proxies
+from netaccel.cluster import groups, install, lifecycle, node, proxies
 from netaccel.cluster.control import Control
 from netaccel.cluster.node import Programs
 from netaccel.cluster.plan import CLIENT, CONTROL_PLANE, Plan, check_name
@@ -91,8 +91,7 @@ class Cluster:
 
     def load(self, image: Path) -> None:
         """Import an image's file (docker or OCI archive) into every node. Raises LabError."""
-        if not image.is_file():
-            raise LabError(f"{image}: no such file: give an OCI or docker archive, as `make image` makes")
+        install.check_image(image)
         client = [str(self.programs.runtime.ctr), f"--address={CONTAINERD_SOCKET}", *node.IMPORT, "-"]
         for which in self.plan.nodes:
             env = node.environment(which, self.programs)

@@ -26,10 +26,12 @@ def check_overlay(overlay: Path) -> None:
     """Raise LabError where there is no kustomization."""
     if not (overlay / "kustomization.yaml").is_file():
         raise LabError(f"{overlay}: no kustomization.yaml there: give --manifests DIR, or --proxy none")
+
+
+def check_image(image: Path) -> None:
+    """Raise LabError where an image isn't there."""
     if not image.is_file():
-        raise LabError(
-            f"{image}: no such image: `make image` makes it; or give --image FILE, or --proxy none"
-        )
+        raise LabError(f"{image}: no such image: `make image` makes netaccel's; or give --image FILE")
 
 
 def folder(plan: Plan) -> Path:
