@@ -92,6 +92,8 @@ class Stream:
     response: web.StreamResponse
     transport: asyncio.Transport
     forwarding: asyncio.Task[None] | None = None
+    passed: int = 0
+    """Bytes so far."""
 
     @property
     def is_watch(self) -> bool:
@@ -212,9 +214,16 @@ class FaultyProxy:
     def release(self) -> None:
         self._open.set()
 
-    def cut(self, *, torn: bool = False) -> int:
-        """Break off all streams, within a line if ``torn``; how many there were."""
-        streams = list(self._streams)
+    def cut(self, resource: str = "", *, torn: bool = False, after: int = 0) -> int:
+        """Break off all streams, within a line if ``torn``; how many there were.
+
+        ``resource``: only those of it. ``after``: only those that passed so many bytes.
+        """
+        streams = [
+            one
+            for one in self._streams
+            if one.passed >= after and (not resource or one.asked.resource == resource)
+        ]
         for stream in streams:
             if torn:
                 text = b'{"type":"MODIFIED","object":{"kind":"Serv'
@@ -261,7 +270,7 @@ class FaultyProxy:
             await response.prepare(request)
             assert isinstance(request.transport, asyncio.Transport)
             async with self._passing(Stream(asked, response, request.transport)) as stream:
-                stream.forwarding = asyncio.create_task(self._forward(answer, response))
+                stream.forwarding = asyncio.create_task(self._forward(answer, stream))
                 await asyncio.gather(stream.forwarding, return_exceptions=True)
         return response
 
@@ -275,10 +284,11 @@ class FaultyProxy:
             if stream.forwarding is not None:
                 stream.forwarding.cancel()
 
-    async def _forward(self, answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
+    async def _forward(self, answer: aiohttp.ClientResponse, stream: Stream) -> None:
         async for data in answer.content.iter_any():
             step = self.chunk or len(data)
             for start in range(0, len(data), step):
                 await self._open.wait()
-                await response.write(data[start : start + step])
+                await stream.response.write(data[start : start + step])
+                stream.passed += step
                 await asyncio.sleep(self.pause)
