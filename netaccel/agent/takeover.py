@@ -35,6 +35,8 @@ class TakeOver:
         self._maps, self._abi = plane.loaded.maps, plane.loaded.abi
         self._codes = _codes(plane)
         self._warnings = list(warnings)
+        self._imported = False
+        self._uncounted: Census | None = None  # the first that was seen after an import: it may be older
 
     @classmethod
     def begin(cls, settings: Settings, plane: Plane) -> TakeOver:
@@ -61,7 +63,8 @@ class TakeOver:
         await asyncio.sleep(SETTLE)
         try:
             known = await asyncio.to_thread(self._import)
-            log.info("taking over: %d connections go on through the node's stack", len(known))
+            flows = sum(key.direction == self._codes.forward for key in known)
+            log.info("taking over: %d flows go on through the node's stack", flows)
         except DatapathError as error:
             self._warn(error)
         reconciler.set_mode(Mode.SERVE)
@@ -75,8 +78,13 @@ class TakeOver:
         self.mode = Mode.SERVE
 
     async def forget_gone(self, census: Census) -> None:
-        """After backends were removed: the stack's UDP flows to them are ours. DatapathError."""
-        if census.stack or self.mode is Mode.TAKE_OVER:
+        """After backends were removed: the stack's UDP flows to them are ours. DatapathError.
+
+        ``census``: of the last sweep; where that has seen no flow of the stack's there is nothing to do.
+        """
+        if self._imported and self._uncounted is None:
+            self._uncounted = census
+        if census.stack or not census.fill or census is self._uncounted:
             await asyncio.to_thread(takeover.forget_gone, self._maps, self._abi, self._codes)
 
     def warnings(self) -> list[str]:
@@ -101,6 +109,7 @@ class TakeOver:
         frontends = self._maps.dump("frontends")
         connections = conntrack.read(takeover.places(frontends))
         entries = dict(takeover.flows_of(connections, frontends, self._codes, self._plane.clock.now()))
+        self._imported = self._imported or bool(entries)
         done = takeover.import_flows(self._maps, self._abi, entries.items())
         if done.left_out:
             raise MapFullError(

@@ -26,6 +26,7 @@ PODS = {"old": 2, "new": 3, "client": 4}
 VIP = {4: "10.96.0.10", 6: "fd00:96::10"}
 NODE = {4: "10.77.0.1", 6: "fd77::1"}
 NODE_PORT, PORT = 30080, 80
+UDP_TIMEOUT = 600
 
 RULES = """
 table inet kube-proxy {
@@ -247,6 +248,9 @@ class Handover:
             netlink.set_offload("eth0", "tx", on=False)  # as packets from a wire have whole checksums
             self._let_frames_in()
         subprocess.run(self.node.command("nft", "-f", "-"), input=RULES, text=True, check=True, timeout=20)
+        with netlink.inside_namespace(self.node.name):  # so that a slow machine doesn't end silent flows
+            for name in ("nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"):
+                netlink.set_sysctl(f"net.netfilter.{name}", UDP_TIMEOUT)
         for name in ("old", "new"):
             self._serve(name)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 from ground import PATIENCE, Node
-from handover import Client, Handover
+from handover import UDP_TIMEOUT, Client, Handover
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(params=["local", "remote"])
@@ -52,7 +52,7 @@ def ours(node: Node) -> int:
 
 def serve(node: Node, **settings: str) -> subprocess.Popen[str]:
     """An agent that is ready and has taken over, or drains."""
-    agent = node.serve(**settings)
+    agent = node.serve(timeouts=f"udp={UDP_TIMEOUT},unreplied={UDP_TIMEOUT}", **settings)
     wanted = {"drain"} if settings.get("drain") else set()
     node.until(lambda: modes(node) == wanted, agent)
     return agent
