@@ -162,8 +162,8 @@ def turn(where: Ground, loader: Loader, figures: Figures, plan: Plan, proxy: str
 def changed(where: Ground, loader: Loader, plan: Plan, add: Add) -> None:
     """Rows of a change."""
     found = measures.changes(where, loader, plan.changes, max(plan.bound / 2, 60))
-    add("endpoint's change to first packet, p50", "ms", found.p50)
-    add("endpoint's change to first packet, p99", "ms", found.p99)
+    add("endpoint's change to first packet, p50", "ms", found.p50, least=not found.followed)
+    add("endpoint's change to first packet, p99", "ms", found.p99, least=not found.followed)
     print(f"    of {len(found.times)} changes", file=sys.stderr)
 
 

@@ -91,11 +91,11 @@ def nodes(addresses: Iterable[tuple[str, str, str]]) -> Iterator[Post]:
         yield Post("PUT", f"/api/v1/nodes/{name}/status", json.dumps(body | {"status": status}).encode())
 
 
-def services(numbers: range) -> Iterator[Post]:
+def services(numbers: range, endpoints: int = ENDPOINTS) -> Iterator[Post]:
     """The Services with these numbers, each followed by its slice."""
     for number in numbers:
         yield _post(SERVICES.format(f"team-{number % NAMESPACES}"), _service(number))
-        yield _post(SLICES.format(f"team-{number % NAMESPACES}"), _slice(number))
+        yield _post(SLICES.format(f"team-{number % NAMESPACES}"), _slice(number, endpoints))
 
 
 def mover_objects() -> Iterator[Post]:
@@ -129,7 +129,7 @@ def pods(numbers: range) -> Iterator[Post]:
 
 def shifted(number: int, shift: int) -> Post:
     """A change of one endpoint among the crowd's: a pod was replaced. ``shift`` 0 takes it back."""
-    body = _slice(number, shift)
+    body = _slice(number, ENDPOINTS, shift)
     where = body["metadata"]
     return Post("PUT", f"{SLICES.format(where['namespace'])}/{where['name']}", json.dumps(body).encode())
 
@@ -143,8 +143,8 @@ def _service(number: int) -> dict[str, Any]:
     return body
 
 
-def _slice(number: int, shift: int = 0) -> dict[str, Any]:
-    body = _without_origin(world.endpoint_slice(number, ENDPOINTS, shift))
+def _slice(number: int, endpoints: int, shift: int = 0) -> dict[str, Any]:
+    body = _without_origin(world.endpoint_slice(number, endpoints, shift))
     if number in CANARIES:
         for i, endpoint in enumerate(body["endpoints"]):
             endpoint.update(_real(i))

@@ -30,6 +30,7 @@ from netaccel.lab.shell import ip, write_sysctls
 
 API_PORT = 6443
 ASKER, SERVER = ("default", "asker"), ("default", "server")
+DEPLOY = Path(__file__).parents[2] / "deploy/base"
 PROGRAMS = ("etcd", "kube-apiserver", "kubectl", "kube-proxy")
 
 
@@ -100,9 +101,10 @@ def ground() -> Iterator[Ground]:
 
 @contextmanager
 def loading(control: ControlPlane, nodes: tuple[NodePlan, ...] = ()) -> Iterator[Loader]:
-    """A loader, once namespaces and nodes are there."""
+    """A loader, once netaccel's kinds and rights, namespaces and nodes are there."""
     loader = Loader(control)
     try:
+        control.kubectl("apply", "--server-side", "-k", str(DEPLOY))
         loader.send(crowd.namespaces())
         loader.send(crowd.nodes((node.name, node.address4, node.pod_cidr4) for node in nodes))
         yield loader

@@ -20,6 +20,7 @@ from netaccel.lab.process import Place
 NETACCEL, NFTABLES, IPTABLES = "netaccel", "kube-proxy nftables", "kube-proxy iptables"
 PEERS = (NFTABLES, IPTABLES)
 ALL = (NETACCEL, *PEERS)
+ACCOUNT_SECONDS = 24 * 3600
 _CLEARING = 300.0
 
 
@@ -51,7 +52,7 @@ def settings(ground: Ground) -> dict[str, str]:
     """The environment of an agent that stands in for kube-proxy."""
     return process.environment(
         {
-            "KUBECONFIG": str(ground.control.admin),
+            "KUBECONFIG": str(ground.control.kubeconfig_of_account("netaccel", "netaccel", ACCOUNT_SECONDS)),
             "NODE_NAME": ground.node.name,
             "NETACCEL_KUBE_PROXY": "instead",
             "NETACCEL_API_SERVERS": f"{ROUTER4}:{API_PORT}",
