@@ -16,23 +16,16 @@ in one worker of pytest-xdist.
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
+from clustercommand import Command, run
 
 from netaccel.cluster.handle import Cluster
-from netaccel.errors import LabError
 
 HERE = Path(__file__).parent
 UP_SECONDS = 1800  # the first time ever, Kubernetes is built
-
-
-class Command(Protocol):
-    def __call__(self, *words: str, name: str, timeout: float = ...) -> str: ...
 
 
 def pytest_ignore_collect(config: pytest.Config) -> bool | None:
@@ -45,17 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("cluster"))
-
-
-def run(*words: str, name: str, timeout: float = 300) -> str:
-    """Return what ``netaccel cluster …`` printed. Raises LabError with its complaint."""
-    subcommand = 2 if words[0] in ("node", "apiserver") else 1
-    line = [*words[:subcommand], "--name", name, *words[subcommand:]]
-    command = [sys.executable, "-m", "netaccel", "cluster", *line]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-    if done.returncode:
-        raise LabError(f"{' '.join(line)}: status {done.returncode}: {done.stderr.strip()}")
-    return done.stdout
 
 
 @pytest.fixture(scope="session")

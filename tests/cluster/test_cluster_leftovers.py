@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Command
+from clustercommand import Command
 
 from netaccel.cluster import lifecycle
 from netaccel.errors import LabError

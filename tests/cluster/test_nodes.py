@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Command
+from clustercommand import Command
 
 from netaccel.cluster.handle import Cluster
 from netaccel.cluster.images import AGNHOST
