@@ -1,64 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Real clusters: kubelets, containerd and runc in namespaces.
+"""A real cluster for the tests of this folder, which run only when asked for: ``pytest tests/cluster``.
 
 ``cluster``
-    `netaccel.cluster.handle.Cluster`, one for the session: two nodes, netaccel instead of kube-proxy. Leave
-    it with what it came with.
-``bare_cluster``
-    The same without a service proxy, one for the module that asks.
-``command``
-    ``command("node", "reboot", "node-1", name=...) -> str``: ``netaccel cluster …`` as a person runs it.
+    `netaccel.cluster.handle.Cluster`, one for the session: two nodes, netaccel as their service proxy, as
+    ``make cluster`` has it. It is taken down at the end, also when the run is interrupted; one that a killed
+    run left is taken down first. With ``NETACCEL_TEST_CLUSTER=NAME`` that one is used, brought up where it
+    isn't, and stays.
+``world``
+    `world.World`: the cluster, and a namespace of the test's own. What a failed test did, and how the cluster
+    is then, is in its report.
 
-These tests take minutes and gigabytes: they are collected only where this folder is named. All of them run
-in one worker of pytest-xdist.
+The modules run in the order of ``ORDER``: those that break nothing first, the one that uninstalls last.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+import signal
+import sys
+import uuid
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from clustercommand import Command, run
+from world import World
 
+from netaccel.cluster import install, lifecycle
 from netaccel.cluster.handle import Cluster
+from netaccel.cluster.state import State
+from netaccel.errors import LabError
 
 HERE = Path(__file__).parent
-UP_SECONDS = 1800  # the first time ever, Kubernetes is built
+ORDER = (
+    "test_up",
+    "test_families",
+    "test_refusals",
+    "test_rolling",
+    "test_api_server",
+    "test_reboot",
+    "test_uninstall",
+    "test_handover",
+)
+_NAME = re.compile(r"test(\d+)")
 
 
-def pytest_ignore_collect(config: pytest.Config) -> bool | None:
-    asked = [Path(str(word).partition("::")[0]).resolve() for word in config.args]
-    return None if any(path.is_relative_to(HERE) for path in asked) else True
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`make test` leaves them out: they take minutes, and an image."""
+    asked = [Path(word.partition("::")[0]).resolve() for word in config.args]
+    return None if any(path == HERE or HERE in path.parents for path in asked) else True
 
 
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return ORDER.index(item.path.stem) if item.path.stem in ORDER else len(ORDER)
+
+    if all(HERE in item.path.parents for item in items):
+        items.sort(key=place)
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("cluster"))
+            item.add_marker(pytest.mark.root)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    world = getattr(item, "funcargs", {}).get("world")
+    if report.when == "call" and report.failed and isinstance(world, World):
+        report.sections.append((f"cluster {world.cluster.name}", world.story()))
+    return report
+
+
+def say(line: str) -> None:
+    print(line, file=sys.__stderr__, flush=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does: clusters are taken down."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")
-def command() -> Command:
-    return run
+def left_by_killed_runs() -> None:
+    for name in lifecycle.names():
+        owner = _NAME.fullmatch(name)
+        if owner and not Path(f"/proc/{owner[1]}").exists():
+            lifecycle.down(name, say)
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    yield from _cluster("n", "netaccel")
-
-
-@pytest.fixture(scope="module")
-def bare_cluster() -> Iterator[Cluster]:
-    yield from _cluster("b", "none")
-
-
-def _cluster(letter: str, proxy: str) -> Iterator[Cluster]:
-    name = f"t{os.getpid()}{letter}"
+def cluster(left_by_killed_runs: None) -> Iterator[Cluster]:
+    if not install.IMAGE.is_file():
+        pytest.fail(f"{install.IMAGE}: no such image: `make image` makes it", pytrace=False)
+    kept = os.environ.get("NETACCEL_TEST_CLUSTER", "")
+    name = kept or f"test{os.getpid()}"
+    state = State(name, 2, "netaccel", (str(install.IMAGE),), str(install.OVERLAY))
     try:
-        print(run("up", "--proxy", proxy, name=name, timeout=UP_SECONDS))
+        lifecycle.up(state, say)
         yield Cluster(name)
+    except LabError as error:
+        pytest.fail(str(error), pytrace=False)
     finally:
-        run("down", name=name)
+        if not kept:
+            lifecycle.down(name, say)
+
+
+@pytest.fixture
+def world(cluster: Cluster) -> Iterator[World]:
+    yield from a_world(cluster)
+
+
+def a_world(cluster: Cluster) -> Iterator[World]:
+    """A namespace whose removal begins when the test ends."""
+    found = World(cluster, f"test-{uuid.uuid4().hex[:8]}")
+    cluster.kubectl("create", "namespace", found.namespace)
+    found.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s", timeout=90)
+    yield found
+    cluster.kubectl("delete", "namespace", found.namespace, "--wait=false")
