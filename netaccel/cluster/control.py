@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from netaccel.cluster import groups
 from netaccel.cluster.arguments import ALL_CONTROLLERS, Options, Ports
 from netaccel.cluster.binaries import Binaries
@@ -14,8 +16,9 @@ from netaccel.lab.process import Place
 
 API_SERVER = "kube-apiserver"
 PROGRAMS = ("etcd", API_SERVER, "kube-controller-manager", "kube-scheduler")
-_PORTS = Ports(api=API_PORT, etcd=2379, etcd_peer=2380, controller_manager=10257, scheduler=10259)
 _started: list[Child] = []
+"""What this process started. It outlives the process, which must not complain of children that it forgot."""
+_PORTS = Ports(api=API_PORT, etcd=2379, etcd_peer=2380, controller_manager=10257, scheduler=10259)
 
 
 class Control(ControlPlane):
@@ -38,12 +41,6 @@ class Control(ControlPlane):
         self._ports = _PORTS  # in a namespace of its own nobody has taken them
         self._group = place.cgroup
 
-    def start_api_server(self) -> None:
-        """Start the API server and wait until it is ready. Raises LabError."""
-        super().start_api_server()
-        # It outlives this process, which would complain of a child that it forgot while that runs.
-        _started.append(self._child(API_SERVER))
-
     def running(self) -> dict[str, int]:
         """Process ids by name of what runs."""
         found = {name: groups.named(self._group, name) for name in PROGRAMS}
@@ -56,3 +53,8 @@ class Control(ControlPlane):
     def kill_api_server(self) -> None:
         """End the API server at once, whoever started it."""
         groups.end(self._group, API_SERVER, grace=0.0)
+
+    def _start(self, name: str, line: Sequence[str]) -> Child:
+        started = super()._start(name, line)
+        _started.append(started)
+        return started

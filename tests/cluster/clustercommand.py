@@ -5,13 +5,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Protocol
 
 from netaccel.errors import LabError
 
-
-class Command(Protocol):
-    def __call__(self, *words: str, name: str, timeout: float = ...) -> str: ...
+UP_SECONDS = 1800  # the first time ever, Kubernetes is built
 
 
 def run(*words: str, name: str, timeout: float = 300) -> str:

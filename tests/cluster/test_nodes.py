@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import yaml
-from clustercommand import Command
+from clustercommand import UP_SECONDS, run
 
 from netaccel.cluster.handle import Cluster
 from netaccel.cluster.images import AGNHOST
@@ -84,6 +85,17 @@ def node_program(node: str, *, privileged: bool) -> dict[str, Any]:
             ],
         },
     }
+
+
+@pytest.fixture(scope="module")
+def bare_cluster() -> Iterator[Cluster]:
+    """Two nodes without a service proxy."""
+    name = f"test{os.getpid()}bare"
+    try:
+        run("up", "--proxy", "none", name=name, timeout=UP_SECONDS)
+        yield Cluster(name)
+    finally:
+        run("down", name=name)
 
 
 @pytest.fixture(scope="module")
@@ -214,11 +226,11 @@ def test_dns_answers_at_its_pod(servers: Cluster) -> None:
     eventually(lambda: all(ip in servers.kubectl(*words) for ip in service["clusterIPs"]))
 
 
-def test_a_rebooted_node_brings_its_pods_back(servers: Cluster, command: Command) -> None:
+def test_a_rebooted_node_brings_its_pods_back(servers: Cluster) -> None:
     before = servers.status()["nodes"][1]["pid"]
     restarts = pods(servers)["node-2"]["status"]["containerStatuses"][0]["restartCount"]
 
-    command("node", "reboot", "node-2", name=servers.name)
+    run("node", "reboot", "node-2", name=servers.name)
 
     assert servers.status()["nodes"][1]["pid"] != before
 
@@ -233,13 +245,13 @@ def test_a_rebooted_node_brings_its_pods_back(servers: Cluster, command: Command
     eventually(back)
 
 
-def test_pods_go_on_while_the_api_server_is_away(servers: Cluster, command: Command) -> None:
+def test_pods_go_on_while_the_api_server_is_away(servers: Cluster) -> None:
     address = addresses(pods(servers)["node-1"])[0]
-    command("apiserver", "stop", name=servers.name)
+    run("apiserver", "stop", name=servers.name)
     try:
         with pytest.raises(LabError, match="status 3"):
-            command("status", name=servers.name)
+            run("status", name=servers.name)
         servers.run("client", "curl", "-sS", "-m", "5", f"http://{address}:8080/hostname")
     finally:
-        command("apiserver", "start", name=servers.name)
+        run("apiserver", "start", name=servers.name)
     eventually(lambda: [node["ready"] for node in servers.status()["nodes"]] == ["True", "True"])
