@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 
 import aiohttp
@@ -25,8 +26,9 @@ def reason(error: BaseException) -> str:
     if isinstance(inner, ssl.SSLError):
         return f"TLS: {inner.reason or inner}".replace("_", " ").lower()
     if isinstance(inner, OSError) and inner.strerror:
-        # asyncio joins the errors of several addresses into one text.
-        return " ".join(inner.strerror.split()).lower()
+        # asyncio says the address instead of the reason; a resolver's numbers are its own, below 0.
+        text = os.strerror(inner.errno) if inner.errno and inner.errno > 0 else inner.strerror
+        return " ".join(text.split()).lower()
     if isinstance(inner, aiohttp.ClientPayloadError):
         return "the connection was cut"
     if isinstance(inner, TimeoutError):

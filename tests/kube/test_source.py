@@ -359,7 +359,7 @@ async def test_where_no_address_answers_the_status_names_them_all(control_plane:
     addresses = ",".join(f"127.0.0.1:{port}" for port in ports)
     async with feeding(control_plane.admin, timings=QUICK, api_servers=addresses) as feed:
         await feed.until(lambda: feed.status.problem)
-        assert all(f"https://127.0.0.1:{port}" in feed.status.problem for port in ports)
+        assert all(f"https://127.0.0.1:{port}: connection refused" in feed.status.problem for port in ports)
         assert "is an API server up" in feed.status.problem
         assert "\n" not in feed.status.problem
 
