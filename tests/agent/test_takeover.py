@@ -83,6 +83,7 @@ def test_there_and_back_without_losing_a_connection(node: Node, handover: Handov
     all_go_on(node, before + with_us)
     drained = handover.open("old")
     all_go_on(node, before + with_us + drained)
+    node.until(lambda: f"draining: {len(with_us)} flows left" in " ".join(node.status()["notes"]))
 
     node.stop(agent)
     agent = serve(node, xdp=xdp)
