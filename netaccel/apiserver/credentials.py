@@ -10,6 +10,7 @@ itself, or by the kubeconfig's ``proxy-url``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import os
@@ -17,6 +18,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +125,7 @@ class Credentials:
     async def _read(self) -> Access:
         self._look_at = time.monotonic() + LOOK
         seen = self._fingerprint()
-        with tempfile.TemporaryDirectory(prefix="netaccel-") as folder:
+        with self._room() as folder:
             loaded = await self._load(folder)
             if self._access is not None and seen == self._seen and not self._is_dynamic():
                 tls = self._access.tls  # the same files make the same certificates
@@ -135,6 +137,18 @@ class Credentials:
         self._access = Access(loaded.host.rstrip("/"), name, authorization, tls, loaded.proxy)
         self._seen = seen
         return self._access
+
+    def _room(self) -> AbstractContextManager[str]:
+        """A folder for certificates that stand inside a kubeconfig; a pod's stand alone."""
+        if self._config is None:
+            return contextlib.nullcontext("")
+        try:
+            return tempfile.TemporaryDirectory(prefix="netaccel-")
+        except OSError as error:
+            text = (
+                f"no folder for temporary files ({error.strerror}): make one writable, or name it in TMPDIR"
+            )
+            raise ConfigError(f"{self.origin}: {text}") from error
 
     def _is_dynamic(self) -> bool:
         """Whether a plugin may give other certificates although no file changed."""

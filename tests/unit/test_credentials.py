@@ -168,6 +168,15 @@ async def test_a_client_certificate_inside_the_file_leaves_no_file_behind(
         assert await some.renew(access) is None  # nothing changed: nothing new
 
 
+async def test_a_kubeconfig_needs_a_folder_for_temporary_files(
+    written: Callable[..., Path], pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = found(written(content({"token": "t"}, **{"certificate-authority-data": data(pki.ca)})))
+    monkeypatch.setattr("tempfile.tempdir", "/none")
+    with pytest.raises(ConfigError, match="no folder for temporary files .*: make one writable"):
+        await some.current()
+
+
 async def test_several_files_are_merged_as_kubectl_does(
     written: Callable[..., Path], pki: Pki, tmp_path: Path
 ) -> None:
@@ -196,7 +205,10 @@ async def test_verification_is_left_out_only_where_the_kubeconfig_says_so(
     assert access.tls.verify_mode is ssl.CERT_NONE
 
 
-async def test_a_pod_has_its_service_account(tmp_path: Path, pki: Pki) -> None:
+async def test_a_pod_has_its_service_account(
+    tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/none")  # its root may be read-only
     (tmp_path / "token").write_text("abc\n")
     (tmp_path / "ca.crt").write_bytes(pki.ca.read_bytes())
     environment = {"KUBERNETES_SERVICE_HOST": "fd00:10:96::1", "KUBERNETES_SERVICE_PORT": "443"}
