@@ -10,7 +10,8 @@
     `world.World`: the cluster, and a namespace of the test's own. What a failed test did, and how the cluster
     is then, is in its report.
 
-The modules run in the order of ``ORDER``: those that break nothing first, the one that uninstalls last.
+Every module that needs a cluster of another kind brings its own up: they come first in ``ORDER``, while there
+is no other. Of those that share one, the module that uninstalls netaccel is the last.
 """
 
 from __future__ import annotations
@@ -34,6 +35,10 @@ from netaccel.errors import LabError
 
 HERE = Path(__file__).parent
 ORDER = (
+    "test_nodes",
+    "test_cluster_leftovers",
+    "test_deploy",
+    "test_handover",
     "test_up",
     "test_families",
     "test_refusals",
@@ -41,9 +46,8 @@ ORDER = (
     "test_api_server",
     "test_reboot",
     "test_uninstall",
-    "test_handover",
 )
-_NAME = re.compile(r"test(\d+)")
+_NAME = re.compile(r"(?:test|deploy)(\d+)[a-z]*")  # of a cluster that a run with this process id made
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -58,7 +62,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return ORDER.index(item.path.stem) if item.path.stem in ORDER else len(ORDER)
 
     if all(HERE in item.path.parents for item in items):
-        items.sort(key=place)
+        items.sort(key=place)  # stable: within a module as written
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("cluster"))
@@ -90,8 +94,8 @@ def _interruptible() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(scope="session")
-def left_by_killed_runs() -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _left_by_killed_runs() -> None:
     for name in lifecycle.names():
         owner = _NAME.fullmatch(name)
         if owner and not Path(f"/proc/{owner[1]}").exists():
@@ -99,7 +103,7 @@ def left_by_killed_runs() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(left_by_killed_runs: None) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     if not install.IMAGE.is_file():
         pytest.fail(f"{install.IMAGE}: no such image: `make image` makes it", pytrace=False)
     kept = os.environ.get("NETACCEL_TEST_CLUSTER", "")
