@@ -173,7 +173,7 @@ async def test_a_kubeconfig_needs_a_folder_for_temporary_files(
 ) -> None:
     some = found(written(content({"token": "t"}, **{"certificate-authority-data": data(pki.ca)})))
     monkeypatch.setattr("tempfile.tempdir", "/none")
-    with pytest.raises(ConfigError, match="no folder for temporary files .*: make one writable"):
+    with pytest.raises(ConfigError, match=r"no folder for temporary files .*: make one writable"):
         await some.current()
 
 

@@ -156,6 +156,8 @@ class Reflector:
                 events, error = await self._digested(lines, received)
                 if not self._listing:
                     self._heard(received)
+                    # Here, not where the end was read: that may be a thread, before its events are told.
+                    self.standing.listed = True
                 if events or (initial and not self._listing):
                     self._tell(events)
                 if error is not None:
@@ -232,6 +234,7 @@ class Reflector:
             query["continue"] = page.next
         events = tuple(self._end_list(page.version, received))
         self._heard(received)
+        self.standing.listed = True
         self._tell(events)
 
     def _read_items(self, items: Sequence[msgspec.Raw], received: float) -> Sequence[Event]:
@@ -242,7 +245,6 @@ class Reflector:
         self._course.listed(version)
         self._listing = False
         self._sure = True
-        self.standing.listed = True
 
     # -------------------------------------------------------------------- standing
 
