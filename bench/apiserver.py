@@ -84,7 +84,7 @@ def change(where: Ground, loader: Loader) -> Iterator[Result]:
     """One endpoint's change among 10,000 Services."""
     loader.send(crowd.services(range(5_000, 10_000), endpoints=2))
     title = "one endpoint's change among 10,000 Services"
-    crowded = [n for n in range(5_000) if n not in crowd.CANARIES][:CHANGES]
+    crowded = crowd.unreal(5_000)[:CHANGES]
     with agent(where):
         time.sleep(SETTLE)
         before, begin = histogram(where), time.monotonic()

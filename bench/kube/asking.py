@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts :mod:`bench.kube.client` where its packets shall come from, and reads what it tells."""
+"""Starts :mod:`bench.kube.client` (or another) where its packets shall come from; reads what it tells."""
 
 from __future__ import annotations
 
@@ -33,6 +33,12 @@ class Teller:
             self._told.put(json.loads(line))
         self._told.put(None)
 
+    def say(self, word: str) -> None:
+        """Tell it a line."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{word}\n")
+        self._process.stdin.flush()
+
     def next(self, seconds: float) -> Any:
         """The next line; None where the process ended or told nothing for so long."""
         try:
@@ -46,12 +52,17 @@ class Teller:
 
 
 @contextmanager
-def client(place: Place, *words: str) -> Iterator[Teller]:
+def client(place: Place, *words: str, module: str = "bench.kube.client") -> Iterator[Teller]:
     """A client, until the context ends."""
     place.cgroup.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "bench.kube.client", *words]
+    command = [sys.executable, "-m", module, *words]
     process = subprocess.Popen(
-        place.command(command), stdout=subprocess.PIPE, text=True, env=environment(), cwd=ROOT
+        place.command(command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
     )
     try:
         yield Teller(process)

@@ -61,6 +61,11 @@ def canaries(services: int) -> list[Target]:
     ]
 
 
+def unreal(services: int) -> list[int]:
+    """The numbers of all but the canaries."""
+    return [number for number in range(services) if number not in CANARIES]
+
+
 def mover() -> Target:
     """The Service whose one endpoint moves."""
     return Target(MOVER, _MOVER_ADDRESS, _MOVER_NODE_PORT)

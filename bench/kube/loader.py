@@ -51,6 +51,10 @@ class Loader:
         self._connection.exchange(post)
         return time.monotonic()
 
+    def get(self, path: str) -> bytes:
+        """The answer's body."""
+        return self._connection.exchange(Post("GET", path, b""))
+
     def _send_batch(self, posts: list[Post]) -> None:
         for post in posts:
             self._connection.exchange(post)

@@ -126,7 +126,7 @@ def churn(ground: Ground, loader: Loader, services: int) -> tuple[float, float]:
     """Per cent of a core and MB at most while endpoints of the crowd are replaced, some a second."""
     begin, state = time.monotonic(), next(_STATES) % 2
     before, sent = meter.cpu(ground.proxy.cgroup), 0
-    crowded = [n for n in range(services) if n not in crowd.CANARIES]
+    crowded = crowd.unreal(services)
     with meter.watched(ground.proxy.cgroup) as peak:
         while (spent := time.monotonic() - begin) < CHURN_SECONDS:
             time.sleep(max(0.0, sent / CHURN_RATE - spent))
