@@ -50,7 +50,7 @@ def build_node(plan: Plan, node: NodePlan) -> None:
     ip(
         [
             f"netns add {node.namespace}",
-            f"link add eth0 netns {node.namespace} type veth"
+            f"link add eth0 address {_mac(node)} netns {node.namespace} type veth"
             f" peer name {node.name} netns {plan.control_plane}",
         ]
     )
@@ -75,6 +75,11 @@ def existing(cluster: str) -> list[str]:
 def remove(cluster: str) -> None:
     """Remove every namespace of the cluster with its devices."""
     topology.remove_namespaces(existing(cluster))
+
+
+def _mac(node: NodePlan) -> str:
+    """A node keeps its network card over a reboot: its neighbours need not learn it anew."""
+    return f"02:ac:1e:00:00:{10 + node.number:02x}"
 
 
 def _control_plane(plan: Plan) -> Iterable[str]:
