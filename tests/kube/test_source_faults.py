@@ -162,9 +162,9 @@ async def test_a_streaming_list_that_stalls_is_followed_by_a_plain_one(
     proxy: FaultyProxy, made: Hand
 ) -> None:
     web = await made.put(service("web"))
+    proxy.hold()
     async with feeding(proxy.kubeconfig, timings=BRISK) as feed:
-        proxy.hold()
-        await feed.until(lambda: "stalled" in feed.status.problem)
+        await feed.until(lambda: "streaming list of services stalled" in feed.status.problem)
         proxy.release()
         await feed.synced()
         assert feed.last(web) is Upsert
