@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from netaccel.cluster.init import hand_down
 from netaccel.datapath.mounts import find_cgroup
 from netaccel.errors import LabError
 from netaccel.lab import cgroups
 
 _TOP = "netaccel-cluster"
-_UNIFIED = Path("/sys/fs/cgroup")
 _POLL = 0.02
 _KILL_SECONDS = 5.0
 _MOUNTS = Path("/proc/self/mounts")
@@ -187,15 +187,13 @@ def _make_unified(cluster: str, name: str) -> Path:
     made.mkdir(parents=True, exist_ok=True)
     if _is_unified():
         (made / INIT).mkdir(exist_ok=True)
-        for folder in (_UNIFIED, _UNIFIED / _TOP, made.parent):
-            there = (folder / "cgroup.controllers").read_text(encoding="ascii").split()
-            wanted = [f"+{controller}" for controller in there]
-            (folder / "cgroup.subtree_control").write_text(" ".join(wanted), encoding="ascii")
+        for folder in (find_cgroup(None), root(cluster).parent, root(cluster)):
+            hand_down(folder)
     return made
 
 
 def _is_unified() -> bool:
-    return not hierarchies() and find_cgroup(None) == _UNIFIED
+    return not hierarchies()
 
 
 def _make(hierarchy: Hierarchy, cluster: str, name: str) -> Path:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _POLL = 0.05
 _CONTAINERD_SECONDS = 30.0
 _API_SECONDS = 20.0
 _CGROUP = Path("/sys/fs/cgroup")
+_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 _LOGS = Path("/var/log")
 # kubelet wants these values and writes them if it must: here it finds them, and the machine keeps its own.
 _SYSCTLS = {"vm/overcommit_memory": "1", "kernel/panic": "10", "kernel/panic_on_oops": "1"}
@@ -96,7 +98,7 @@ def _mount_cgroups(hierarchies: Sequence[tuple[str, str]]) -> None:
     """
     if not hierarchies:
         _mount("-t", "cgroup2", "cgroup2", str(_CGROUP))
-        _hand_down()
+        hand_down(_CGROUP)  # the node's own processes are in a leaf (`node.launch`)
         return
     _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", str(_CGROUP))
     for path, options in hierarchies:
@@ -108,11 +110,17 @@ def _mount_cgroups(hierarchies: Sequence[tuple[str, str]]) -> None:
                 (_CGROUP / alias).symlink_to(folder.name)
 
 
-def _hand_down() -> None:
-    """Let the node's groups have all controllers; its processes are in a leaf (`node.launch`)."""
-    controllers = (_CGROUP / "cgroup.controllers").read_text(encoding="ascii").split()
-    wanted = " ".join(f"+{controller}" for controller in controllers)
-    (_CGROUP / "cgroup.subtree_control").write_text(wanted, encoding="ascii")
+def hand_down(group: Path) -> None:
+    """Let the groups below a v2 group have what containers need of its controllers.
+
+    One that the kernel refuses (as cpu, with real-time processes about) is left out: kubelet says which it
+    can't do without.
+    """
+    there = (group / "cgroup.controllers").read_text(encoding="ascii").split()
+    for controller in there:
+        if controller in _CONTROLLERS:
+            with suppress(OSError):
+                (group / "cgroup.subtree_control").write_text(f"+{controller}", encoding="ascii")
 
 
 def _await_containerd(boot: Boot) -> None:

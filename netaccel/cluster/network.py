@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Iterable
 
 from netaccel.cluster.plan import Plan, namespace
@@ -22,6 +24,7 @@ from netaccel.lab.plan import (
 )
 from netaccel.lab.shell import ip, write_sysctls
 
+_MODULES = ("overlay", "br_netfilter")
 # What a machine under kubeadm has; kube-proxy sees bridged packets only so.
 _NODE = {
     **topology.ROUTER,
@@ -37,6 +40,7 @@ _CONTROL_PLANE = {
 
 def build(plan: Plan) -> None:
     """Make the control plane's and the client's namespace, wired and addressed. Raises LabError."""
+    _load_modules()
     ip(f"netns add {name}" for name in (plan.control_plane, plan.client))
     write_sysctls(plan.control_plane, _CONTROL_PLANE)
     write_sysctls(plan.client, topology.IPV6_AT_ONCE)
@@ -75,6 +79,12 @@ def existing(cluster: str) -> list[str]:
 def remove(cluster: str) -> None:
     """Remove every namespace of the cluster with its devices."""
     topology.remove_namespaces(existing(cluster))
+
+
+def _load_modules() -> None:
+    """Load what nothing loads by itself; a kernel that has it built in, or not at all, is left alone."""
+    if modprobe := shutil.which("modprobe"):
+        subprocess.run([modprobe, "--all", "--quiet", *_MODULES], capture_output=True, check=False)
 
 
 def _mac(node: NodePlan) -> str:
