@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import socket
@@ -161,6 +162,9 @@ class Agent:
         await self._remember()
         self.features = await asyncio.to_thread(probe, self._instance.bpffs, self.plane.hooks.cgroup)
         libbpf.give_back_memory()  # probing and the first state took some tens of megabytes
+        # What is known now mostly stays: full collections that walk through all of it would stop the loop.
+        gc.collect()
+        gc.freeze()
 
     async def _reap(self) -> None:
         """Destroy sockets of removed backends. DatapathError: the reconciler tries again."""
