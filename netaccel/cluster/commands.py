@@ -64,7 +64,8 @@ def cluster() -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Kustomization that installs netaccel; unset: deploy/overlays/instead-of-kube-proxy.",
 )
-def up(name: str, nodes: int, proxy: str, image: Path | None, manifests: Path | None) -> None:
+@click.option("--keep", is_flag=True, help="When it fails, leave what is there, to be looked at.")
+def up(name: str, nodes: int, proxy: str, image: Path | None, manifests: Path | None, keep: bool) -> None:
     """Bring a cluster up and wait until its nodes, its proxy and its DNS are ready.
 
     The first time it builds Kubernetes' programs, which takes minutes; they are kept.
@@ -73,7 +74,7 @@ def up(name: str, nodes: int, proxy: str, image: Path | None, manifests: Path | 
     wanted = proxy == proxies.NETACCEL
     images = [str((image or install.IMAGE).resolve())] if wanted or image else []
     overlay = str((manifests or install.OVERLAY).resolve()) if wanted else ""
-    lifecycle.up(State(name, nodes, proxy, tuple(images), overlay), click.echo)
+    lifecycle.up(State(name, nodes, proxy, tuple(images), overlay), click.echo, keep=keep)
     flag = _flag(name)
     click.echo(
         f"cluster {name}: {nodes} nodes, proxy {proxy}, in {time.monotonic() - started:.1f} s;"

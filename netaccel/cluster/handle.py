@@ -118,7 +118,7 @@ class Cluster:
         files = [*lifecycle.standard_files(self.programs), *map(Path, self.state.images)]
         node.start(self.plan, which, self.programs, files)
         if proxy != proxies.NONE:
-            self._await(lambda: node.is_on(self.plan, which), f"{target} on", timeout)
+            node.await_on(self.plan, which, timeout)
             proxies.start(self.plan, which, self.programs, proxy)
         if self.control.is_ready():
             self._await(lambda: self._renewed(target) > started, f"{target} Ready", timeout)

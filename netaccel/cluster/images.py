@@ -14,7 +14,9 @@ import platform
 import shutil
 import subprocess
 import tarfile
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ PAUSE = "local/pause:1"
 AGNHOST = "local/agnhost:1.34"
 COREDNS = "local/coredns:1.12"
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_KEPT_SECONDS = 24 * 3600
 _TOOLS = ("curl", "ip", "ss", "nc")
 """What tests ask for in a pod beside agnhost; each with its libraries, where it is installed."""
 
@@ -93,13 +96,16 @@ def _archive(image: Image, folder: Path, say: Say) -> Path:
         temporary = folder / f".{stem}-{os.getpid()}"
         try:
             _pack(image, temporary)
-            for older in folder.glob(f"{stem}-*.tar"):
-                older.unlink(missing_ok=True)
             temporary.rename(final)
         except OSError as error:
             raise LabError(f"image {image.name}: {error}") from error
         finally:
             temporary.unlink(missing_ok=True)
+    final.touch()
+    for older in folder.glob(f"{stem}-*.tar"):  # another checkout may be about to import its own
+        with suppress(FileNotFoundError):
+            if older.stat().st_mtime < time.time() - _KEPT_SECONDS:
+                older.unlink()
     return final
 
 

@@ -25,6 +25,8 @@ _API_SECONDS = 20.0
 _CGROUP = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
 _LOGS = Path("/var/log")
+IMPORTED = Path("/var/lib/containerd/imported")
+"""Names the files of images that a node has, a line each."""
 # kubelet wants these values and writes them if it must: here it finds them, and the machine keeps its own.
 _SYSCTLS = {"vm/overcommit_memory": "1", "kernel/panic": "10", "kernel/panic_on_oops": "1"}
 
@@ -131,7 +133,7 @@ def _await_containerd(boot: Boot) -> None:
 
 def _import_images(boot: Boot) -> None:
     """Import what the disk doesn't have yet; files are named by their content."""
-    known = Path("/var/lib/containerd/imported")
+    known = IMPORTED
     had = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
     for file in boot.imports:
         if file not in had:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from netaccel.cluster import binaries, dns, groups, images, install, network, node, pki, proxies, runtime
 from netaccel.cluster.control import PROGRAMS, Control
-from netaccel.cluster.node import Credentials, Programs
+from netaccel.cluster.node import Credentials, Programs, last_line
 from netaccel.cluster.plan import CONTROL_PLANE, DISKS, RUN, Plan, check_name, make_plan
 from netaccel.cluster.settings import MODES
 from netaccel.cluster.state import State, locked, read_state, remove_empty, write_state
@@ -41,10 +41,11 @@ class Progress:
         return time.monotonic() - self._started
 
 
-def up(state: State, say: Say) -> None:
-    """Bring a cluster up: nodes Ready, DNS served, its proxy at work. Raises LabError; nothing is left then.
+def up(state: State, say: Say, *, keep: bool = False) -> None:
+    """Bring a cluster up: nodes Ready, DNS served, its proxy at work.
 
-    One that is up already stays as it is; one that is half there is taken down first.
+    One that is up already stays as it is; one that is half there is taken down first. Raises LabError; nothing
+    is left then, unless ``keep``.
     """
     require_root_and_tools()
     plan = state.plan()
@@ -65,11 +66,11 @@ def up(state: State, say: Say) -> None:
         programs = find_programs(progress)
         try:
             _build(state, plan, programs, progress)
-        except OSError as error:
-            _remove(state.name)
-            raise LabError(f"cluster {state.name}: {error}") from error
-        except BaseException:
-            _remove(state.name)
+        except BaseException as error:
+            if not keep:
+                _remove(state.name)
+            if isinstance(error, OSError):
+                raise LabError(f"cluster {state.name}: {error}") from error
             raise
 
 
@@ -122,7 +123,8 @@ def _build(state: State, plan: Plan, programs: Programs, say: Progress) -> None:
     control.start()
     say("API server ready")
     control.kubectl("apply", "-f", "-", stdin=dns.manifest())
-    _wait_nodes(control, plan)
+    for which in plan.nodes:
+        _wait_node(control, plan, which, files)
     say("nodes Ready")
     if state.proxy in MODES:
         for which in plan.nodes:
@@ -135,12 +137,19 @@ def _build(state: State, plan: Plan, programs: Programs, say: Progress) -> None:
     say("cluster DNS ready")
 
 
-def _wait_nodes(control: Control, plan: Plan) -> None:
+def _wait_node(control: Control, plan: Plan, which: NodePlan, files: list[Path]) -> None:
+    node.await_on(plan, which, READY_SECONDS)
+    logs = plan.node_disk(which) / "var/log"
     limit = f"--timeout={READY_SECONDS}s"
-    for which in plan.nodes:  # kubectl waits for the creation of one object only
-        for what in ("create", "condition=Ready"):
-            words = ("wait", f"--for={what}", limit, f"node/{which.name}")
+    for what in ("create", "condition=Ready"):  # kubectl waits for the creation of one object only
+        words = ("wait", f"--for={what}", limit, f"node/{which.name}")
+        try:
             control.kubectl(*words, timeout=READY_SECONDS + 10)
+        except LabError as error:
+            said = last_line(logs / "kubelet.log")
+            raise LabError(f"{which.name} is not Ready: {error}; its kubelet said: {said}") from error
+    if lacking := node.not_imported(plan, which, files):
+        raise LabError(f"{which.name} can't import {', '.join(lacking)}: {last_line(logs / 'import.log')}")
 
 
 def _wait_dns(control: Control) -> None:

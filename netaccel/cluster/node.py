@@ -11,6 +11,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import IO
 import netaccel
 from netaccel.cluster import groups, network, settings
 from netaccel.cluster.binaries import Binaries
-from netaccel.cluster.init import Boot
+from netaccel.cluster.init import IMPORTED, Boot
 from netaccel.cluster.pki import Pair
 from netaccel.cluster.plan import API_PORT, Plan
 from netaccel.cluster.runtime import Runtime
@@ -28,6 +29,8 @@ from netaccel.lab.plan import ROUTER4, NodePlan
 from netaccel.lab.process import Place
 from netaccel.lab.shell import namespace_path
 
+_BEGIN_SECONDS = 10.0
+_POLL = 0.05
 _SYSTEM = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _JOIN_ALL = 'while [ "$1" != -- ]; do echo 0 >"$1/cgroup.procs" || exit; shift; done; shift; exec "$@"'
 _MOVE = 'echo 0 >"$0/cgroup.procs" && exec "$@"'
@@ -130,6 +133,30 @@ def stop(plan: Plan, node: NodePlan) -> None:
     groups.kill(plan.name, node.name)
     groups.remove(plan.name, node.name)
     network.remove_node(plan, node)
+
+
+def await_on(plan: Plan, node: NodePlan, timeout: float) -> None:
+    """Wait until a node is on. Raises LabError with the last it said where it ended, or isn't in time."""
+    deadline = time.monotonic() + timeout
+    ended = time.monotonic() + _BEGIN_SECONDS
+    while not is_on(plan, node):
+        now = time.monotonic()
+        if now > deadline or (now > ended and not groups.init_pid(plan.name, node.name)):
+            raise LabError(f"{node.name} did not start: {last_line(plan.logs / f'{node.name}.log')}")
+        time.sleep(_POLL)
+
+
+def last_line(log: Path) -> str:
+    """The last thing that a program said."""
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.exists() else []
+    return next((line for line in reversed(lines) if line.strip()), "nothing")
+
+
+def not_imported(plan: Plan, node: NodePlan, images: Sequence[Path]) -> list[str]:
+    """Which of these files a node could not import; ``var/log/import.log`` on its disk says why."""
+    done = plan.node_disk(node) / IMPORTED.relative_to("/")
+    known = done.read_text(encoding="utf-8").splitlines() if done.exists() else []
+    return [str(path) for path in images if str(path) not in known]
 
 
 def start_apart(words: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
