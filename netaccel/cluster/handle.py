@@ -129,6 +129,7 @@ class Cluster:
         """Say how nodes and control plane are, without asking the API server for more than it must."""
         running = self.control.running()
         ready = self.control.is_ready()
+        conditions = self._conditions() if ready else {}
         return {
             "name": self.name,
             "apiServer": {
@@ -144,7 +145,7 @@ class Cluster:
                     "podNetworks": [which.pod_cidr4, which.pod_cidr6],
                     "zone": which.zone,
                     "pid": groups.init_pid(self.name, which.name),
-                    "ready": self._conditions().get(which.name, "Unknown") if ready else "Unknown",
+                    "ready": conditions.get(which.name, "Unknown"),
                     "kubeProxy": proxies.running(self.plan, which),
                     "logs": str(self.plan.node_disk(which) / "var/log"),
                 }

@@ -44,8 +44,8 @@ class Progress:
 def up(state: State, say: Say, *, keep: bool = False) -> None:
     """Bring a cluster up: nodes Ready, DNS served, its proxy at work.
 
-    One that is up already stays as it is; one that is half there is taken down first. Raises LabError; nothing
-    is left then, unless ``keep``.
+    One that is up already stays as it is; one that is half there is taken down first. Raises LabError;
+    nothing is left then, unless ``keep``.
     """
     require_root_and_tools()
     plan = state.plan()
