@@ -24,6 +24,13 @@ REAL = "10.244.2.128/25"
 
 REAL_NODE = "node-2"
 
+_READY = {
+    "type": "Ready",
+    "status": "True",
+    "reason": "KubeletReady",
+    "message": "as a kubelet has it",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
 _FIRST_ADDRESS = 4096  # 10.96.16.0: clear of the Services kubernetes and DNS
 _FIRST_NODE_PORT = 30100
 _MOVER_ADDRESS, _MOVER_NODE_PORT = "10.96.1.1", 30099
@@ -91,7 +98,7 @@ def nodes(addresses: Iterable[tuple[str, str, str]]) -> Iterator[Post]:
         yield _post("/api/v1/nodes", body)
         status = {
             "addresses": [{"type": "InternalIP", "address": address}],
-            "conditions": [{"type": "Ready", "status": "True"}],
+            "conditions": [_READY],
         }
         yield Post("PUT", f"/api/v1/nodes/{name}/status", json.dumps(body | {"status": status}).encode())
 
