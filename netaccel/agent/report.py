@@ -14,7 +14,7 @@ from netaccel import __version__
 from netaccel.agent.facts import ignored, refused
 from netaccel.agent.publish import mode
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
-from netaccel.observe.figures import FigureCache, read_figures
+from netaccel.observe.figures import FigureCache, in_force, read_figures
 from netaccel.observe.metrics import AgentFacts, Metrics
 from netaccel.reconcile import Report
 
@@ -119,7 +119,7 @@ class Answers:
 
     def counts(self) -> dict[str, int]:
         """Entries of the maps that people ask for; reads the maps."""
-        return {name: self._maps.count(name) for name in ("services", "frontends", "backends")}
+        return in_force(self._maps)
 
     def metrics(self) -> bytes:
         """What /metrics shows."""

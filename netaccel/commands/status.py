@@ -24,6 +24,7 @@ from netaccel.commands.pinned import pinned_maps
 from netaccel.config import HostPort, parse_host_port
 from netaccel.datapath.instance import Instance
 from netaccel.errors import ConfigError, DatapathError
+from netaccel.observe.figures import in_force
 
 
 @click.command(
@@ -88,7 +89,7 @@ def _without_agent(listen: HostPort, bpffs: str) -> dict[str, Any]:
         )
     pid = instance.agent_pid()
     with pinned_maps(bpffs) as (maps, _):
-        counts = {name: maps.count(name) for name in ("services", "frontends", "backends")}
+        counts = in_force(maps)
     reason = f"the agent (pid {pid}) does not answer at {listen}" if pid else "no agent is running"
     return {
         "ready": False,

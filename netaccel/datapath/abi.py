@@ -93,6 +93,7 @@ class RecordCodec:
         self.name = layout.name
         self.size = layout.size
         self.record = record
+        self.offsets = {field.name: field.offset for field in layout.fields}
         plan = _Plan(record, layout)
         self._packer, self._unpacker = plan.compile()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from netaccel.compile.diff import Columns
-from netaccel.datapath.abi import V4_MAPPED, Abi, IntCodec, MapCodec
+from netaccel.datapath.abi import V4_MAPPED, Abi, IntCodec, MapCodec, RecordCodec
 from netaccel.datapath.bpfmap import KernelMap, MapType
 from netaccel.errors import DatapathError, MapFullError
 
@@ -72,7 +72,11 @@ class _Table:
                 continue
             yield list(zip(self.key.unpack_many(keys), self.value.unpack_many(values), strict=True))
 
-    def count(self) -> int:
+    def count(self, mark: str) -> int:
+        if mark and isinstance(self.value, RecordCodec):
+            offset, size = self.value.offsets[mark], self.kernel.value_size
+            marks = (entries.values[offset::size] for entries in self.kernel.read())
+            return sum(len(column) - column.count(0) for column in marks)
         if not self.kernel.is_array:
             return sum(entries.total for entries in self.kernel.read())
         return sum(self._used(entries.values) for entries in self.kernel.read())
@@ -179,9 +183,12 @@ class KernelMaps:
         for table in self._of(name):
             yield from table.batches()
 
-    def count(self, name: str) -> int:
-        """Entries in use, without decoding them; of arrays those that are not all zero."""
-        return sum(table.count() for table in self._of(name))
+    def count(self, name: str, mark: str = "") -> int:
+        """Entries in use, without decoding them; of arrays those that are not all zero.
+
+        ``mark``: a field of one byte; then those count where it isn't zero.
+        """
+        return sum(table.count(mark) for table in self._of(name))
 
     def get(self, name: str, key: Any) -> Any:
         """One value, None where it is absent; an array's value even where it is zero."""

@@ -27,6 +27,23 @@ class Labels(Protocol):
         ...
 
 
+class Countable(Protocol):
+    """What is counted here of netaccel.datapath.maps.KernelMaps."""
+
+    def count(self, name: str, mark: str = "") -> int:
+        """Entries in use; with ``mark`` those whose field is not zero."""
+        ...
+
+
+def in_force(maps: Countable) -> dict[str, int]:
+    """Service ports, frontends and backends that the maps hold; slots of removed backends don't count."""
+    return {
+        "services": maps.count("services"),
+        "frontends": maps.count("frontends"),
+        "backends": maps.count("backends", "state"),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """One reading. Sums of all CPUs since the datapath was made."""

@@ -97,6 +97,10 @@ def metrics(node: Node) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
 
 
+def backends(node: Node) -> int:
+    return int((node.status() or {"counts": {"backends": -1}})["counts"]["backends"])
+
+
 @pytest.mark.usefixtures("server")
 def test_a_manifest_becomes_connections_and_counters(node: Node) -> None:
     node.put("web.yaml", service(), endpoints("10.77.0.2"))
@@ -124,6 +128,25 @@ def test_the_datapath_serves_while_no_agent_is_there(node: Node) -> None:
     shown = node.netaccel("service", "list", "-o", "json")
     assert [view["name"] for view in json.loads(shown.stdout)] == ["web"], "service list needs no agent"
     assert node.netaccel("status").returncode == 3
+
+
+def test_backends_that_are_gone_are_not_counted_though_their_slots_remember_them(node: Node) -> None:
+    node.put("web.yaml", service(), endpoints("10.77.0.2", "10.77.0.3", "10.77.0.4"))
+    agent = node.serve()
+    node.until(lambda: backends(node) == 3, agent)
+    node.put("web.yaml", service(), endpoints("10.77.0.2"))
+    node.until(lambda: backends(node) == 1, agent)
+    node.stop(agent)
+    assert json.loads(node.netaccel("status", "-o", "json").stdout)["counts"]["backends"] == 1
+
+
+def test_headless_services_are_left_alone_and_no_fault_of_the_node(node: Node) -> None:
+    node.put("web.yaml", service(address="None"))
+    agent = node.serve()
+    node.until(lambda: bool((node.status() or {})["ignored"]), agent)
+    found = node.netaccel("status")
+    assert found.returncode == 0
+    assert "left alone: 1 Service: headless" in found.stdout
 
 
 def test_what_changed_while_no_agent_was_there_is_caught_up(node: Node) -> None:
