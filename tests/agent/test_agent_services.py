@@ -176,7 +176,7 @@ def test_a_broken_object_harms_only_itself_and_is_told(node: Node) -> None:
     assert refused["object"] == "Service shop/broken"
     assert refused["where"].startswith("broken.yaml")
     assert "spec.clusterIP" in refused["where"]
-    assert status["waiting"] == ["EndpointSlice shop/nobody-1"]
+    assert status["waiting"] == ["EndpointSlice shop/nobody-1 waits for Service shop/nobody"]
     assert metrics(node)['netaccel_rejected_objects{kind="Service"}'] == 1
     shown = node.netaccel("status")
     assert shown.returncode == 3
