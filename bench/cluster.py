@@ -18,6 +18,7 @@ each proxy in turn is started on the bare node, measured, ended and cleared away
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections import defaultdict
@@ -105,9 +106,9 @@ def run() -> list[Result]:
 
 
 def measure(plan: Plan) -> list[Result]:
-    """What the plan asks for."""
+    """What the plan asks for. Interrupted: what there is so far."""
     figures = Figures()
-    with ExitStack() as stack:
+    with contextlib.suppress(KeyboardInterrupt), ExitStack() as stack:
         where = stack.enter_context(ground())
         loader = stack.enter_context(loading(where.control, where.plan.nodes))
         server = stack.enter_context(asking.client(where.server, "serve", str(crowd.TARGET_PORT)))
@@ -202,6 +203,8 @@ def peer_cells(result: Result | None) -> tuple[str, str]:
     """A peer's figure, and netaccel's as a part of it."""
     if result is None or result.peer is None:
         return "not up", ""
+    if result.ratio is None:
+        return f"{result.peer:,.4g}", ""
     more = "> " if result.note else ""
     ratio = f"{'< ' if result.note else ''}{result.ratio:.3f}"
     return f"{more}{result.peer:,.4g}", ratio if result.ok else f"[bold red]{ratio}[/]"
@@ -212,7 +215,7 @@ def verdict(rows: dict[str, dict[str, Result]]) -> str:
     lost = [r for by_peer in rows.values() for r in by_peer.values() if not r.ok]
     if not lost:
         return f"faster than kube-proxy {VERSION} in each row"
-    named = "; ".join(f"{r.name} ({r.peer_name}, {r.ratio:.2f})" for r in lost)
+    named = "; ".join(f"{r.name} ({r.peer_name}, {r.value:.3g} to {r.peer:.3g})" for r in lost)
     return f"[bold red]not faster than kube-proxy {VERSION} in: {named}[/]"
 
 
