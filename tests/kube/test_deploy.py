@@ -12,6 +12,7 @@ import yaml
 
 from netaccel import __version__
 from netaccel.apiserver import servers
+from netaccel.cluster.controlplane import ControlPlane
 from netaccel.config import Settings, load
 from netaccel.errors import ConfigError
 
@@ -48,17 +49,18 @@ def rendered(kubectl: Kubectl) -> Callable[[Path], list[dict[str, Any]]]:
     return render
 
 
-@pytest.fixture
-def cluster(kubectl: Kubectl, apply: Callable[..., str]) -> Iterator[Kubectl]:
+@pytest.fixture(scope="module")
+def cluster(control_plane: ControlPlane) -> Iterator[Kubectl]:
     """A cluster with what a dry run can't make: the namespace, the kind of somebody else."""
-    namespaces = kubectl("get", "namespaces", "-o", "name").split()
-    apply((DEPLOY / "base/namespace.yaml").read_text())
-    apply(SERVICE_MONITORS)
+    kubectl = control_plane.kubectl
+    had = kubectl("get", "namespaces", "-o", "name").split()
+    kubectl("apply", "--server-side", "-f", str(DEPLOY / "base/namespace.yaml"))
+    kubectl("apply", "--server-side", "-f", "-", stdin=SERVICE_MONITORS)
     kubectl("wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com")
     yield kubectl
-    kubectl("delete", "crd", "servicemonitors.monitoring.coreos.com")
-    if "namespace/netaccel" not in namespaces:
-        kubectl("delete", "namespace", "netaccel")
+    kubectl("delete", "crd", "servicemonitors.monitoring.coreos.com", "--wait=false")
+    if "namespace/netaccel" not in had:
+        kubectl("delete", "namespace", "netaccel", "--wait=false")
 
 
 def name(folder: Path) -> str:
