@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ _CONTAINERD_SECONDS = 30.0
 _API_SECONDS = 20.0
 _CGROUP = Path("/sys/fs/cgroup")
 _CONTROLLERS = ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")
+_HELD = ("nsfs", "bpf", "cgroup", "cgroup2")
 _LOGS = Path("/var/log")
 IMPORTED = Path("/var/lib/containerd/imported")
 """Names the files of images that a node has, a line each."""
@@ -78,6 +80,8 @@ def _mount_all(boot: Boot) -> None:
     disk = Path(boot.disk)
     _mount("--make-rprivate", "/")
     _mount("-t", "proc", "proc", "/proc")
+    gone = surplus(Path("/proc/self/mountinfo").read_text(encoding="utf-8"), boot.disk)
+    subprocess.run(["umount", "--lazy", *gone], stderr=subprocess.DEVNULL, check=False)
     _mount("-t", "sysfs", "sysfs", "/sys")
     _mount_cgroups(boot.hierarchies)
     _mount("-t", "bpf", "bpf", "/sys/fs/bpf")
@@ -91,6 +95,24 @@ def _mount_all(boot: Boot) -> None:
         shown.write_text(f"{value}\n", encoding="ascii")
         _mount("--bind", str(shown), f"/proc/sys/{name}")
     _mount("--make-rshared", "/")
+
+
+def surplus(mountinfo: str, disk: str) -> list[str]:
+    """Which of the machine's mounts a node must not hold, the last first (proc_pid_mountinfo(5)).
+
+    A namespace, a bpf file system or another program's overlay would live on here after it was unmounted
+    outside. All below /run, /sys and /var goes, but what the node's disk is on.
+    """
+    found = []
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        path = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), before.split()[4])
+        ours = Path(disk).is_relative_to(path)
+        below = any(Path(path) != Path(top) and Path(path).is_relative_to(top) for top in ("/run", "/var"))
+        held = below or Path(path).is_relative_to("/sys") or after.split()[0] in _HELD
+        if held and not ours:
+            found.append(path)
+    return found[::-1]
 
 
 def _mount_cgroups(hierarchies: Sequence[tuple[str, str]]) -> None:

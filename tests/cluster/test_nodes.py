@@ -217,6 +217,12 @@ def test_nodes_have_bpf_file_systems_of_their_own(bare_cluster: Cluster) -> None
         bare_cluster.run("node-1", "rmdir", "/sys/fs/bpf/mine")
 
 
+def test_nodes_hold_no_namespace_or_mount_of_the_machine(bare_cluster: Cluster) -> None:
+    mounts = bare_cluster.run("node-1", "cat", "/proc/mounts")
+    assert "/run/netns/nc-" not in mounts
+    assert str(bare_cluster.plan.bpffs) not in mounts
+
+
 def test_dns_answers_at_its_pod(servers: Cluster) -> None:
     server = json.loads(
         servers.kubectl("-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns", "-o", "json")

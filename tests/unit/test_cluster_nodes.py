@@ -14,7 +14,7 @@ import yaml
 
 from netaccel.cluster import dns, groups, images, install, node, settings
 from netaccel.cluster.images import Image
-from netaccel.cluster.init import Boot, hand_down
+from netaccel.cluster.init import Boot, hand_down, surplus
 from netaccel.cluster.plan import DNS4, DNS6, make_plan
 from netaccel.cluster.runtime import Runtime
 from netaccel.cluster.state import State
@@ -111,6 +111,30 @@ def test_what_a_node_is_told_arrives() -> None:
     told = Boot(**json.loads(boot.text()))
     assert told.hierarchies == [["/c", "cpu"]]
     assert told.services == {"kubelet": ["k"]}
+
+
+MOUNTINFO = """\
+1 0 8:1 / / rw shared:1 - ext4 /dev/vda rw
+2 1 8:2 / /var rw shared:2 - ext4 /dev/vdb rw
+3 2 8:3 / /var/lib/other\\040one rw - overlay overlay rw
+4 1 0:5 / /sys rw - sysfs sysfs rw
+5 4 0:6 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw
+6 1 0:7 / /run rw - tmpfs tmpfs rw
+7 6 0:8 net:[1] /run/netns/a rw - nsfs nsfs rw
+8 1 0:9 / /tmp/test/bpf rw - bpf bpf rw
+9 1 0:10 / /dev rw - devtmpfs devtmpfs rw
+10 1 0:11 / /home rw - ext4 /dev/vdc rw
+"""
+
+
+def test_a_node_holds_nothing_of_the_machine_that_others_unmount() -> None:
+    assert surplus(MOUNTINFO, "/var/lib/netaccel/cluster/x/node-1") == [
+        "/tmp/test/bpf",
+        "/run/netns/a",
+        "/sys/fs/cgroup",
+        "/sys",
+        "/var/lib/other one",
+    ]
 
 
 def test_pods_have_both_families_and_no_masquerade() -> None:
