@@ -53,14 +53,12 @@ def rendered(kubectl: Kubectl) -> Callable[[Path], list[dict[str, Any]]]:
 def cluster(control_plane: ControlPlane) -> Iterator[Kubectl]:
     """A cluster with what a dry run can't make: the namespace, the kind of somebody else."""
     kubectl = control_plane.kubectl
-    had = kubectl("get", "namespaces", "-o", "name").split()
     kubectl("apply", "--server-side", "-f", str(DEPLOY / "base/namespace.yaml"))
     kubectl("apply", "--server-side", "-f", "-", stdin=SERVICE_MONITORS)
     kubectl("wait", "--for=condition=Established", "crd/servicemonitors.monitoring.coreos.com")
     yield kubectl
     kubectl("delete", "crd", "servicemonitors.monitoring.coreos.com", "--wait=false")
-    if "namespace/netaccel" not in had:
-        kubectl("delete", "namespace", "netaccel", "--wait=false")
+    # The namespace stays with the control plane: others use it, and its end would take them seconds.
 
 
 def name(folder: Path) -> str:
