@@ -15,7 +15,8 @@ from netaccel.lab.plan import ROUTER4, ROUTER6, SERVICE_CIDR4, SERVICE_CIDR6
 from netaccel.lab.process import Place
 
 API_SERVER = "kube-apiserver"
-PROGRAMS = ("etcd", API_SERVER, "kube-controller-manager", "kube-scheduler")
+_MANAGERS = ("kube-controller-manager", "kube-scheduler")
+PROGRAMS = ("etcd", API_SERVER, *_MANAGERS)
 _MORE = {"kube-controller-manager": ("--kube-api-qps=500", "--kube-api-burst=1000")}
 """Nobody else needs this API server: at its usual 20 requests a second the manager takes 5 s to start."""
 _started: list[Child] = []
@@ -42,6 +43,18 @@ class Control(ControlPlane):
         super().__init__(plan.control_plane_disk, binaries, options)
         self._ports = _PORTS  # in a namespace of its own nobody has taken them
         self._group = place.cgroup
+
+    def start_api_server(self) -> None:
+        """Start the API server; managers that outlived the last one begin anew.
+
+        Elsewhere they end when they can't renew their Lease. One that went on would hold against nodes that
+        they didn't renew theirs meanwhile, and take all pods out of service (node-monitor-grace-period).
+        """
+        super().start_api_server()
+        if any(groups.named(self._group, name) for name in _MANAGERS):
+            for name in _MANAGERS:
+                groups.end(self._group, name, grace=0.0)
+            self._start_managers()
 
     def running(self) -> dict[str, int]:
         """Process ids by name of what runs."""
