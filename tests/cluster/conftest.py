@@ -73,8 +73,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     world = getattr(item, "funcargs", {}).get("world")
-    if report.when == "call" and report.failed and isinstance(world, World):
-        report.sections.append((f"cluster {world.cluster.name}", world.story()))
+    if report.when == "call" and isinstance(world, World):
+        report.sections.append((f"done in cluster {world.cluster.name}", world.course()))
+        if report.failed:
+            report.sections.append((f"cluster {world.cluster.name}", world.story()))
     return report
 
 

@@ -92,10 +92,12 @@ def long_answers(urls: Sequence[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def load(world: World, from_outside: Sequence[str], from_pods: dict[str, Sequence[str]]) -> Iterator[Load]:
+def load(
+    world: World, from_outside: Sequence[str], from_pods: dict[str, list[str]], name: str = "asker"
+) -> Iterator[Load]:
     """Ask for as long as the block lasts: from the client, and from a pod on each node that is named."""
     found = Load(world)
-    names = {node: f"asker-{node}" for node, urls in from_pods.items() if urls}
+    names = {node: f"{name}-{node}" for node, urls in from_pods.items() if urls}
     askers = [pod(names[node], node, ASKER.read_text(), str(PAUSE), *from_pods[node]) for node in names]
     target = world.cluster.target("client", ["python3", str(ASKER), str(PAUSE), *from_outside])
     if askers:
@@ -104,20 +106,20 @@ def load(world: World, from_outside: Sequence[str], from_pods: dict[str, Sequenc
     try:
         assert client.stdout
         assert client.stdout.readline() == "asking\n"
-        for name in names.values():
-            wait_for(lambda name=name: "asking" in world.logs(name), f"{name} at work", 120)
-        world.note("load began")
+        for one in names.values():
+            wait_for(lambda one=one: "asking" in world.logs(one), f"{one} at work", 120)
+        world.note(f"{name}: load began")
         yield found
-        world.note("load ends")
+        world.note(f"{name}: load ends")
         client.terminate()
         found.take("client", client.communicate(timeout=60)[0])
-        for node, name in names.items():
-            world.kubectl("exec", name, "--", "sh", "-c", "kill 1")
+        for node, one in names.items():
+            world.kubectl("exec", one, "--", "sh", "-c", "kill 1")
             limit = ("--for=jsonpath={.status.phase}=Succeeded", "--timeout=90s")
-            world.kubectl("wait", *limit, f"pod/{name}", timeout=100)
-            found.take(f"pod on {node}", world.logs(name).splitlines()[-1])
+            world.kubectl("wait", *limit, f"pod/{one}", timeout=100)
+            found.take(f"pod on {node}", world.logs(one).splitlines()[-1])
     finally:
         client.kill()
         client.communicate()
-        for name in names.values():
-            world.kubectl("delete", "pod", name, "--now", "--wait=false", "--ignore-not-found")
+        for one in names.values():
+            world.kubectl("delete", "pod", one, "--now", "--wait=false", "--ignore-not-found")

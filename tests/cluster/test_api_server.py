@@ -63,12 +63,9 @@ def test_a_minute_without_the_api_server(web: World) -> None:
         web.kubectl("scale", "deployment/web", "--replicas=4")
         web.rolled_out("deployment/web")
         everybody = {one["metadata"]["name"] for one in web.pods("web")}
+        web.note("scaled")
         for url in from_outside:
-            wait_for(lambda url=url: all_answer(web, url, everybody), f"all four answer at {url}")
+            wait_for(lambda url=url: web.answering(url) == everybody, f"all four answer at {url}")
     found.check()
     assert len(everybody) == 4
     assert all(web.status(node)["drift_repaired"] == 0 for node in NODES)
-
-
-def all_answer(world: World, url: str, everybody: set[str]) -> bool:
-    return {world.ask(url)["pod"] for _ in range(40)} == everybody

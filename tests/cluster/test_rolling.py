@@ -25,12 +25,18 @@ def everywhere(world: World) -> tuple[list[str], dict[str, list[str]]]:
     return outside(world, "web"), {"node-1": [*inside(world, "web"), "http://web/json"]}
 
 
+def every_one_has(world: World, node: str, count: int) -> bool:
+    """Whether each frontend has so many endpoints."""
+    return all(len(endpoints) == count for endpoints in world.in_force(node).values())
+
+
 @pytest.mark.timeout(400)
 def test_a_deployment_is_scaled_up_and_down(web: World) -> None:
     with load(web, *everywhere(web)) as found:
         web.kubectl("scale", "deployment/web", "--replicas=20")
         web.rolled_out("deployment/web", timeout=240)
-        wait_for(lambda: all(web.status(node)["counts"]["backends"] >= 80 for node in NODES), "all in force")
+        for node in NODES:
+            wait_for(lambda node=node: every_one_has(web, node, 20), f"all 20 in force on {node}")
         everybody = {one["metadata"]["name"] for one in web.pods("web")}
         web.kubectl("scale", "deployment/web", "--replicas=3")
         wait_for(lambda: len(web.get("pods", "-l", "app=web")["items"]) == 3, "three left", 60 + 10 * DRAIN)

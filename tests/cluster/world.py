@@ -101,6 +101,24 @@ class World:
         for url in urls:
             wait_for(lambda url=url: self.answered(url, target), f"{url} answers the {target}")
 
+    def answering(self, url: str, count: int = 40) -> set[str]:
+        """Names of the pods that answer the client's requests, a connection each."""
+        words = ("curl", "-sS", "-m", "30", "-H", "Connection: close", *[url] * count)
+        return {json.loads(line)["pod"] for line in self.run("client", *words, timeout=120).splitlines()}
+
+    def in_force(self, node: str) -> dict[str, set[str]]:
+        """What a node's maps hold of this namespace: endpoints by frontend."""
+        services = json.loads(self.run(node, "netaccel", "service", "list", "-o", "json"))
+        return {
+            f"{one['name']} {frontend['address']} {port['protocol']} {frontend['port']}": {
+                f"{backend['address']} {backend['port']} {backend['state']}" for backend in port["backends"]
+            }
+            for one in services
+            if one["namespace"] == self.namespace
+            for port in one["ports"]
+            for frontend in port["frontends"]
+        }
+
     def status(self, node: str) -> dict[str, Any]:
         """``netaccel status`` on a node, whatever its exit status; {} where there is nothing."""
         target = self.cluster.target(node, ["netaccel", "status", "-o", "json"])
@@ -118,12 +136,15 @@ class World:
         )
         return done.stdout + done.stderr
 
-    # ------------------------------------------------------------ after a failure
+    # ------------------------------------------------------------ for reports
+
+    def course(self) -> str:
+        """What was done and when."""
+        return "\n".join(f"{at - self.born:8.2f} s  {text}" for at, text in self.diary)
 
     def story(self) -> str:
-        """What was done, and how things are now."""
-        diary = "\n".join(f"{at - self.born:8.2f} s  {text}" for at, text in self.diary)
-        parts = [diary]
+        """How things are now."""
+        parts = []
         for words in (
             ("get", "pods", "-A", "-o", "wide"),
             ("get", "nodes,nodestates"),
