@@ -17,11 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.kube import asking, crowd, meter
+from bench.kube import asking, crowd, meter, proxies
 from bench.kube.asking import Teller
 from bench.kube.ground import API_PORT, Ground, ground, loading
 from bench.kube.loader import Loader
-from bench.kube.proxies import ACCOUNT_SECONDS
+from bench.kube.watching import LEASE
 from bench.results import Result
 from netaccel.datapath import netlink
 from netaccel.lab import cgroups
@@ -30,7 +30,7 @@ from netaccel.lab.plan import ROUTER4
 AGENTS, A_PROCESS = 50, 10
 SERVICES = 1_000
 CHANGES, CHANGES_A_SECOND = 200, 10
-WRITES = 10
+WRITES, ASKS = 10, 20
 IDLE = 60.0
 PATIENCE = 300.0
 NODE_STATES = "/apis/netaccel.io/v1alpha1/nodestates"
@@ -84,6 +84,7 @@ def run() -> list[Result]:
         server = Server(where)
         crowded = crowd.unreal(SERVICES)
         alone = change_cost(loader, server, crowded[:CHANGES])
+        beside = list(peer(where, loader, server, crowded[2 * CHANGES : 3 * CHANGES]))
         quiet = idle_cost(server)
         agents: list[Teller] = []
         return [
@@ -91,12 +92,14 @@ def run() -> list[Result]:
             *idle(server, quiet),
             *changes(loader, server, agents, crowded[CHANGES : 2 * CHANGES], alone),
             *writes(loader, server, agents),
+            *asks(loader, server, agents),
+            *beside,
         ]
 
 
 def lists(where: Ground, server: Server, stack: ExitStack, agents: list[Teller]) -> Iterator[Result]:
     """All of them start at once."""
-    kubeconfig = where.control.kubeconfig_of_account("netaccel", "netaccel", ACCOUNT_SECONDS)
+    kubeconfig = where.control.kubeconfig_of_account("netaccel", "netaccel", proxies.ACCOUNT_SECONDS)
     words = (str(kubeconfig), f"{ROUTER4}:{API_PORT}")
     place = where.proxy
     memory, before, begin = server.memory(), server.spent(), time.monotonic()
@@ -165,6 +168,38 @@ def writes(loader: Loader, server: Server, agents: list[Teller]) -> Iterator[Res
     yield Result("a NodeState written: API server's CPU", 1000 * spent.cpu / count, "ms")
     yield Result("a NodeState written: etcd's CPU", 1000 * spent.etcd / count, "ms")
     yield Result("NodeStates written, all agents at once", count / (last - begin), "a second")
+
+
+def asks(loader: Loader, server: Server, agents: list[Teller]) -> Iterator[Result]:
+    """Who is elected; and the list that the elected one asks for."""
+    collection, _, name = LEASE.rpartition("/")
+    lease = {"metadata": {"name": name}, "spec": {"holderIdentity": "bench", "leaseDurationSeconds": 45}}
+    loader.send([crowd.Post("POST", collection, json.dumps(lease).encode())])
+    before = server.spent()
+    for agent in agents:
+        agent.say(f"ask {ASKS}")
+    for agent in agents:
+        told(agent, "asked")
+    spent = server.spent().since(before)
+    yield Result("the Lease looked at: API server's CPU", 1000 * spent.cpu / AGENTS / ASKS, "ms")
+    size = len(loader.get(NODE_STATES))
+    yield Result("NodeStates listed, for each: sent", size / AGENTS / 1e3, "kB")
+
+
+def peer(where: Ground, loader: Loader, server: Server, numbers: list[int]) -> Iterator[Result]:
+    """The same of one kube-proxy, which takes protobuf."""
+    before = server.spent()
+    with proxies.running(where, proxies.NFTABLES) as child:
+        child.wait_until(lambda: child.said().count("SyncProxyRules complete") >= 2, PATIENCE)
+        spent = server.spent().since(before)
+        yield Result("one kube-proxy's lists: sent", spent.sent / 1e6, "MB")
+        yield Result("one kube-proxy's lists: API server's CPU", 1000 * spent.cpu, "ms")
+        before = server.spent()
+        for _ in paced(loader, numbers):
+            pass
+        time.sleep(SETTLE)
+        spent = server.spent().since(before)
+        yield Result("a change, sent to one kube-proxy", spent.sent / len(numbers) / 1e3, "kB")
 
 
 def change_cost(loader: Loader, server: Server, numbers: list[int]) -> Spent:

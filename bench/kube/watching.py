@@ -5,7 +5,8 @@
 
 They are nodes node-FIRST and so on, each with a connection of its own. Tells ``["synced", seconds]`` when the
 last has listed all, ``[SLICE, seconds]`` when the last has seen a change of that slice (time.monotonic()).
-A line ``write N`` has each write its NodeState so often; then ``["written", seconds]``.
+A line ``write N`` has each write its NodeState so often; then ``["written", seconds]``. ``ask N``: each looks
+so often who is elected, as all but the elected do; then ``["asked", seconds]``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from netaccel.sources.kubernetes import KubernetesSource
 from netaccel.writers.nodestate import NodeStateWriter, Rhythm
 from netaccel.writers.state import Mode, NodeSnapshot
 
+LEASE = "/apis/coordination.k8s.io/v1/namespaces/netaccel/leases/netaccel"
 AT_ONCE = Rhythm(gap=0.0, figures=0.0, spread=0.0)
 
 
@@ -49,10 +51,11 @@ class Agents:
             for settings, connection in zip(self.settings, connections, strict=True):
                 group.create_task(self.watch(settings, connection))
             while line := await asyncio.to_thread(sys.stdin.readline):
-                times = int(line.split()[1])
+                word, times = line.split()[0], int(line.split()[1])
                 pairs = zip(self.settings, connections, strict=True)
-                await asyncio.gather(*(write(s.node_name, c, times) for s, c in pairs))
-                tell("written")
+                action, done = {"write": (write, "written"), "ask": (ask, "asked")}[word]
+                await asyncio.gather(*(action(s.node_name, c, times) for s, c in pairs))
+                tell(done)
 
     async def watch(self, settings: Settings, connection: Connection) -> None:
         """One agent's source."""
@@ -86,6 +89,13 @@ async def write(node_name: str, connection: Connection, times: int) -> None:
     for number in range(times):
         snapshot = replace(snapshot, services=number + 1)
         await writer.step()
+
+
+async def ask(node_name: str, connection: Connection, times: int) -> None:
+    """Look at the Lease, as node ``node_name`` does."""
+    del node_name
+    for _ in range(times):
+        await connection.request("GET", LEASE)
 
 
 def tell(what: str) -> None:
