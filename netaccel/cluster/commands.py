@@ -179,8 +179,13 @@ def reboot(name: str, node: str) -> None:
     require_root_and_tools()
     started = time.monotonic()
     with locked(check_name(name)):
-        Cluster(name).reboot(node)
-    click.echo(f"{node} is Ready again after {time.monotonic() - started:.1f} s")
+        ready = Cluster(name).reboot(node)
+    how = (
+        "Ready again"
+        if ready
+        else "on again (the API server is away: it can't say whether the node is Ready)"
+    )
+    click.echo(f"{node} is {how} after {time.monotonic() - started:.1f} s")
 
 
 @cluster.group()

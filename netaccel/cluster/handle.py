@@ -106,10 +106,10 @@ class Cluster:
         else:
             proxies.start(self.plan, which, self.programs, proxy, keep_rules=keep_rules)
 
-    def reboot(self, target: str, *, timeout: float = lifecycle.READY_SECONDS) -> None:
+    def reboot(self, target: str, *, timeout: float = lifecycle.READY_SECONDS) -> bool:
         """Switch a node off and on, with the same disk; its kube-proxy starts again. Raises LabError.
 
-        Waits for it to be Ready, unless the API server is away.
+        Waits for it to be Ready and returns True; False where the API server is away and can't tell.
         """
         which = self.plan.node(target)
         proxy = proxies.running(self.plan, which)
@@ -120,10 +120,12 @@ class Cluster:
         if proxy != proxies.NONE:
             node.await_on(self.plan, which, timeout)
             proxies.start(self.plan, which, self.programs, proxy)
-        if self.control.is_ready():
-            self._await(lambda: self._renewed(target) > started, f"{target} Ready", timeout)
-            limit = f"--timeout={timeout:g}s"
-            self.kubectl("wait", "--for=condition=Ready", limit, f"node/{target}", timeout=timeout + 10)
+        if not self.control.is_ready():
+            return False
+        self._await(lambda: self._renewed(target) > started, f"{target} Ready", timeout)
+        limit = f"--timeout={timeout:g}s"
+        self.kubectl("wait", "--for=condition=Ready", limit, f"node/{target}", timeout=timeout + 10)
+        return True
 
     def status(self) -> dict[str, Any]:
         """Say how nodes and control plane are, without asking the API server for more than it must."""
