@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +20,15 @@ def main(arguments: list[str]) -> int:
     if arguments not in ([], ["--force"]):
         sys.stderr.write("usage: python -m deploy.image [--force | lock]\n")
         return 2
-    build.build(PROJECT, force=bool(arguments))
+    try:
+        build.build(PROJECT, force=bool(arguments))
+    except FileNotFoundError as error:
+        sys.stderr.write(f"image: {error.filename} is missing: `scripts/setup cluster` installs the tools\n")
+        return 1
+    except subprocess.CalledProcessError as error:
+        tool = next(word for word in map(str, error.cmd) if "=" not in word and word != "env")
+        sys.stderr.write(f"image: {tool} failed with status {error.returncode}: its own words are above\n")
+        return 1
     return 0
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,15 @@ def test_the_configuration_reference_is_current() -> None:
 
     written = (PROJECT / "docs/configuration.md").read_text(encoding="utf-8")
     assert written == settings.page(), "run `python -m deploy.reference`"
+
+
+def test_the_image_has_what_the_package_asks_for() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = {re.split(r"[<>=!~ ]", line)[0].lower() for line in project["dependencies"]}
+    locked = re.findall(
+        r"^([\w.-]+)==", (PROJECT / "deploy/image/requirements.txt").read_text(), re.MULTILINE
+    )
+    assert asked <= set(locked), "run `python -m deploy.image lock`"
 
 
 @pytest.mark.root
