@@ -5,7 +5,11 @@
 
     start    settings → lock, listeners, datapath, event loop
     origin   where objects come from: manifests or the API server
-    core     the tasks, and what the API asks
+    core     the tasks
+    standing what the agent knows of itself: written by tasks, read by the next two
+    report   what the API asks
+    publish  what is written to the API server
+    takeover from a kube-proxy and back
     facts    what is made of what is known: for the compiler, for people (pure)
 
 Start: addresses to listen at, the lock, the datapath (attached before anything else is known: with empty

@@ -14,20 +14,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from netaccel.agent.facts import node_facts
-from netaccel.agent.origin import Opening, Origin
+from netaccel.agent.origin import Opening
 from netaccel.agent.publish import Publisher
 from netaccel.agent.report import Answers
+from netaccel.agent.standing import Standing
 from netaccel.agent.takeover import TakeOver
+from netaccel.apiserver.api import Api
 from netaccel.config import Settings
 from netaccel.datapath import libbpf, netlink
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.plane import Plane
-from netaccel.datapath.probe import Feature, probe
+from netaccel.datapath.probe import probe
 from netaccel.datapath.sockets import SocketReaper, open_destroyer
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import Node
 from netaccel.model.event import Delete, Event, Reject, Source, SourceStatus, Upsert
-from netaccel.observe.conntrack import Census, Expiry, sweep
+from netaccel.observe.conntrack import Expiry, sweep
 from netaccel.reconcile import Reconciler, Report
 
 if TYPE_CHECKING:
@@ -48,30 +50,27 @@ class Agent:
     """One node's agent. :meth:`serve` runs it; ``answers`` says how it is."""
 
     def __init__(self, settings: Settings, instance: Instance, plane: Plane, started: float) -> None:
-        self.settings = settings
-        self.plane = plane
-        self.started = started
-        self.census = Census()
-        self.features: list[Feature] = []
-        self.origin: Origin | None = None
-        self.health: HealthServers | None = None
-        self.publisher: Publisher | None = None
-        self.take_over = TakeOver.begin(settings, plane)
+        take_over = TakeOver.begin(settings, plane)
         self._facts = node_facts(settings, plane.view, None)
-        self.reconciler = Reconciler(
+        reconciler = Reconciler(
             plane.loaded.maps,
             plane.loaded.abi.constants,
             self._facts,
-            mode=self.take_over.mode,
+            mode=take_over.mode,
             compare_interval=settings.compare_interval,
             on_backends_removed=self._reap,
             on_report=self._account,
         )
-        self.answers = Answers(self, float(instance.note(HEARD) or 0))
+        heard_before = float(instance.note(HEARD) or 0)
+        self.standing = Standing(settings, plane, reconciler, take_over, started, heard_before)
+        self.answers = Answers(self.standing)
+        self._settings, self._plane, self._reconciler = settings, plane, reconciler
         self._instance = instance
         self._expiry = Expiry(settings.timeouts, plane.loaded.abi.constants, plane.hz)
         self._node_object: Node | None = None
         self._reaper: SocketReaper | None = None
+        self._health: HealthServers | None = None
+        self._publisher: Publisher | None = None
 
     async def serve(self, opening: Opening, listeners: dict[str, socket.socket]) -> None:
         """Run everything until SIGTERM or SIGINT."""
@@ -80,17 +79,19 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         try:
-            async with opening() as self.origin, asyncio.TaskGroup() as group:
-                source = _Told(self.origin.source, self._hear)
+            async with opening() as origin, asyncio.TaskGroup() as group:
+                self.standing.source = origin.source
+                source = _Told(origin.source, self._hear)
+                take_over = self.standing.take_over
                 tasks = [
-                    group.create_task(self.reconciler.run(source), name="reconciler"),
+                    group.create_task(self._reconciler.run(source), name="reconciler"),
                     group.create_task(self._answer(listeners), name="api"),
                     group.create_task(self._answer_health(), name="health"),
-                    group.create_task(self._publish(), name="publish"),
-                    group.create_task(self.take_over.run(self.reconciler), name="take-over"),
+                    group.create_task(self._publish(origin.api), name="publish"),
+                    group.create_task(take_over.run(self._reconciler), name="take-over"),
                     group.create_task(self._follow_node(), name="node"),
                     group.create_task(_every(_RETRY, self._retry), name="retry"),
-                    group.create_task(_every(self.settings.sweep_interval, self._sweep), name="sweep"),
+                    group.create_task(_every(self._settings.sweep_interval, self._sweep), name="sweep"),
                     group.create_task(_every(_REMEMBER, self._remember), name="remember"),
                     group.create_task(self._look_at_kernel(), name="features"),
                 ]
@@ -115,52 +116,58 @@ class Agent:
     async def _answer_health(self) -> None:
         from netaccel.api.health import HealthServers, wanted  # see start.run()
 
-        ports = wanted(self.settings)
+        ports = wanted(self._settings)
         if ports.any:
-            reconciler = self.reconciler
-            self.health = HealthServers(ports, reconciler.world, lambda: reconciler.behind_since)
-            await self.health.run()
+            reconciler = self._reconciler
+            self._health = HealthServers(ports, reconciler.world, lambda: reconciler.behind_since)
+            self.standing.warnings.append(self._health.problems)
+            await self._health.run()
 
-    async def _publish(self) -> None:
+    async def _publish(self, api: Api | None) -> None:
         """Write to the API server, where there is one: at first that the node is served, if it is soon."""
-        if self.origin and self.origin.api:
+        if api:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.reconciler.ready.wait(), _PATIENCE)
-            self.publisher = Publisher(self, self.origin.api)
-            await self.publisher.run()
+                await asyncio.wait_for(self._reconciler.ready.wait(), _PATIENCE)
+            self._publisher = Publisher(self.standing, self.answers, api)
+            self.standing.notes.append(self._publisher.problems)
+            await self._publisher.run()
 
     async def _follow_node(self) -> None:
         """Attach to devices as they appear, learn new addresses."""
         async for _ in netlink.changes():
             await asyncio.sleep(_SETTLE)
-            if await asyncio.to_thread(self.plane.follow):
+            if await asyncio.to_thread(self._plane.follow):
                 self._refresh_node()
 
     async def _retry(self) -> None:
         """Try hooks again that could not be taken: whoever held one may have let go."""
-        if not self.plane.hooks.failed():
+        if not self._plane.hooks.failed():
             return
-        if await asyncio.to_thread(self.plane.follow):
+        if await asyncio.to_thread(self._plane.follow):
             self._refresh_node()
 
     async def _sweep(self) -> None:
-        loaded = self.plane.loaded
-        now = await asyncio.to_thread(self.plane.clock.now)
-        self.census = await asyncio.to_thread(sweep, loaded.maps, loaded.abi, self._expiry, now, _FILLED)
+        loaded = self._plane.loaded
+        now = await asyncio.to_thread(self._plane.clock.now)
+        self.standing.census = await asyncio.to_thread(
+            sweep, loaded.maps, loaded.abi, self._expiry, now, _FILLED
+        )
 
     async def _remember(self) -> None:
         """Note for a successor how old the state is that the maps hold."""
-        heard = self.origin.source.status().heard if self.origin else None
-        if heard and self.reconciler.ready.is_set():
+        heard = self.standing.source.status().heard if self.standing.source else None
+        if heard and self._reconciler.ready.is_set():
             self._instance.write_note(HEARD, f"{heard:.0f}")
-        if self.publisher:
-            self.publisher.stir()
+        if self._publisher:
+            self._publisher.stir()
 
     async def _look_at_kernel(self) -> None:
-        await self.reconciler.ready.wait()
-        log.info("ready after %.0f ms", 1000 * (time.monotonic() - self.started))
+        await self._reconciler.ready.wait()
+        log.info("ready after %.0f ms", 1000 * (time.monotonic() - self.standing.started))
         await self._remember()
-        self.features = await asyncio.to_thread(probe, self._instance.bpffs, self.plane.hooks.cgroup)
+        self.standing.features = await asyncio.to_thread(
+            probe, self._instance.bpffs, self._plane.hooks.cgroup
+        )
         libbpf.give_back_memory()  # probing and the first state took some tens of megabytes
         # What is known now mostly stays: full collections that walk through all of it would stop the loop.
         gc.collect()
@@ -169,23 +176,23 @@ class Agent:
     async def _reap(self) -> None:
         """Destroy sockets of removed backends. DatapathError: the reconciler tries again."""
         if self._reaper is None:
-            loaded = self.plane.loaded
+            loaded = self._plane.loaded
             free = loaded.abi.constants["BACKEND_FREE"]
             destroyer = await asyncio.to_thread(open_destroyer, self._instance.maps, loaded.maps, free)
-            self._reaper = SocketReaper(destroyer, loaded.maps, self.plane.hooks.cgroup)
+            self._reaper = SocketReaper(destroyer, loaded.maps, self._plane.hooks.cgroup)
         if count := await self._reaper.reap():
             log.info("%d sockets of removed backends destroyed", count)
-        await self.take_over.forget_gone(self.census)
+        await self.standing.take_over.forget_gone(self.standing.census)
 
     # --------------------------------------------------------------- events
 
     def _hear(self, event: Event) -> None:
         """Learn of this node's own object before the reconciler does."""
         match event:
-            case Upsert(object=Node(name=self.settings.node_name) as node):
+            case Upsert(object=Node(name=self._settings.node_name) as node):
                 self._node_object = node
                 self._refresh_node()
-            case Delete(key=key) if (key.kind, key.name) == ("Node", self.settings.node_name):
+            case Delete(key=key) if (key.kind, key.name) == ("Node", self._settings.node_name):
                 self._node_object = None
                 self._refresh_node()
             case Reject():
@@ -193,15 +200,15 @@ class Agent:
                 log.warning("%s: %s: %s", event.key or "an object", where, event.reason)
 
     def _refresh_node(self) -> None:
-        self._facts = node_facts(self.settings, self.plane.view, self._node_object)
-        self.reconciler.set_node(self._facts)
+        self._facts = node_facts(self._settings, self._plane.view, self._node_object)
+        self._reconciler.set_node(self._facts)
 
     def _account(self, report: Report) -> None:
         self.answers.account(report)
-        if self.health:
-            self.health.passed(self._facts)
-        if self.publisher:
-            self.publisher.stir()
+        if self._health:
+            self._health.passed(self._facts)
+        if self._publisher:
+            self._publisher.stir()
 
 
 class _Told:

@@ -35,6 +35,11 @@ def node_facts(settings: Settings, view: NodeView, node: Node | None) -> NodeFac
     )
 
 
+def mode(settings: Settings) -> str:
+    """How the node is served: ``beside`` a kube-proxy, ``instead`` of one, or ``draining``."""
+    return "draining" if settings.drain else settings.kube_proxy
+
+
 def refused(reconciler: Reconciler) -> list[dict[str, str]]:
     """Objects that are not in force as written, and why: object, state, where it was found, reason."""
     found = [

@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from netaccel import __version__
+from netaccel.agent.facts import mode
+from netaccel.agent.report import Answers
+from netaccel.agent.standing import Standing
 from netaccel.apiserver.api import Api
 from netaccel.apiserver.credentials import SERVICE_ACCOUNT
 from netaccel.apiserver.election import Election
-from netaccel.config import Settings
 from netaccel.writers.cluster import ClusterWriter
 from netaccel.writers.events import EventWriter
 from netaccel.writers.nodestate import NodeStateWriter
 from netaccel.writers.notices import Notice, notices, warnings
 from netaccel.writers.state import Mode, NodeSnapshot
-
-if TYPE_CHECKING:
-    from netaccel.agent.core import Agent
 
 NAMESPACE = "netaccel"
 """Of the Lease, where the agent runs outside a pod; in a pod the pod's own."""
@@ -33,9 +31,9 @@ NAMESPACE = "netaccel"
 class Publisher:
     """NodeState, this node's Events, and the cluster's where this agent is elected. Run it in a task."""
 
-    def __init__(self, agent: Agent, api: Api) -> None:
-        node = agent.settings.node_name
-        self._agent = agent
+    def __init__(self, standing: Standing, answers: Answers, api: Api) -> None:
+        node = standing.settings.node_name
+        self._agent, self._answers = standing, answers
         self._election = Election(api, namespace=_namespace(), identity=f"{node}_{uuid4().hex[:8]}")
         self._state = NodeStateWriter(api, node, self._snapshot)
         self._events = EventWriter(api, node, self._notices)
@@ -62,27 +60,20 @@ class Publisher:
 
     async def _snapshot(self) -> NodeSnapshot:
         agent = self._agent
-        counts = await asyncio.to_thread(agent.answers.counts)
+        counts = await asyncio.to_thread(self._answers.counts)
         reconciler = agent.reconciler
         return NodeSnapshot(
             version=__version__,
             kernel=os.uname().release,
-            mode=mode(agent.settings),
-            not_ready=tuple(agent.answers.readiness()),
+            mode=Mode(mode(agent.settings)),
+            not_ready=tuple(self._answers.readiness()),
             services=counts["services"],
             frontends=counts["frontends"],
             backends=counts["backends"],
             drift=reconciler.stats.drift.total(),
-            last_sync=agent.origin.source.status().heard if agent.origin else None,
-            warnings=warnings(reconciler.world, reconciler.troubled(), agent.answers.warnings()),
+            last_sync=agent.source.status().heard if agent.source else None,
+            warnings=warnings(reconciler.world, reconciler.troubled(), self._answers.warnings()),
         )
-
-
-def mode(settings: Settings) -> Mode:
-    """How the node is served: beside a kube-proxy, instead of one, or on the way out."""
-    if settings.drain:
-        return Mode.DRAINING
-    return Mode.INSTEAD if settings.kube_proxy == "instead" else Mode.BESIDE
 
 
 def _namespace(account: Path = SERVICE_ACCOUNT) -> str:

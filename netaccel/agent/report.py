@@ -8,30 +8,25 @@ import os
 import time
 from collections import Counter
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from netaccel import __version__
-from netaccel.agent.facts import ignored, refused
-from netaccel.agent.publish import mode
+from netaccel.agent.facts import ignored, mode, refused
+from netaccel.agent.standing import Standing
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
 from netaccel.observe.figures import FigureCache, in_force, read_figures
 from netaccel.observe.metrics import AgentFacts, Metrics
 from netaccel.reconcile import Report
 
-if TYPE_CHECKING:
-    from netaccel.agent.core import Agent
-
 
 class Answers:
     """Implements netaccel.api.server.Answers for one agent."""
 
-    def __init__(self, agent: Agent, heard_before: float) -> None:
-        """``heard_before``: time.time() at which an earlier agent's source was last current, 0: unknown."""
-        self._agent = agent
-        self._heard_before = heard_before
-        self._maps, self._abi = agent.plane.loaded.maps, agent.plane.loaded.abi
+    def __init__(self, standing: Standing) -> None:
+        self._agent = standing
+        self._maps, self._abi = standing.plane.loaded.maps, standing.plane.loaded.abi
         self._metrics = Metrics(
-            FigureCache(lambda: read_figures(self._maps, self._abi)), lambda: agent.census, self._facts
+            FigureCache(lambda: read_figures(self._maps, self._abi)), lambda: standing.census, self._facts
         )
 
     def account(self, report: Report) -> None:
@@ -51,9 +46,9 @@ class Answers:
 
     def _age(self) -> str:
         """How old the pinned state is that is served meanwhile."""
-        if not self._heard_before:
+        if not self._agent.heard_before:
             return ""
-        age = max(0.0, time.time() - self._heard_before)
+        age = max(0.0, time.time() - self._agent.heard_before)
         return f"; what is pinned is served on, {_duration(age)} old"
 
     async def status(self) -> dict[str, Any]:
@@ -69,7 +64,7 @@ class Answers:
             "uptime": round(time.monotonic() - agent.started, 1),
             "ready": not reasons,
             "reasons": reasons,
-            "mode": mode(agent.settings).value,
+            "mode": mode(agent.settings),
             "warnings": self.warnings(),
             "notes": self.notes(),
             "refused": refused(agent.reconciler),
@@ -85,26 +80,26 @@ class Answers:
 
     def warnings(self) -> list[str]:
         """What is served less well than asked, now."""
-        found = list(self._agent.plane.warnings())
-        if error := self._agent.reconciler.stats.last_error:
+        agent = self._agent
+        found = list(agent.plane.warnings())
+        if error := agent.reconciler.stats.last_error:
             found.append(f"the last pass failed, it is tried again: {error}")
-        if self._agent.origin and (problem := self._agent.origin.source.status().problem):
+        if agent.source and (problem := agent.source.status().problem):
             found.append(problem)
-        if self._agent.health:
-            found += self._agent.health.problems()
-        return [*found, *self._agent.take_over.warnings()]
+        found += agent.take_over.warnings()
+        return found + [line for lines in agent.warnings for line in lines()]
 
     def notes(self) -> list[str]:
         """What is under way, or left undone beside serving the node."""
-        publisher = self._agent.publisher
         found = self._agent.take_over.notes(self._agent.census)
-        return [*found, *publisher.problems()] if publisher else found
+        return found + [line for lines in self._agent.notes for line in lines()]
 
     def _sources(self) -> list[dict[str, Any]]:
-        if not self._agent.origin:
+        agent = self._agent
+        if not agent.source:
             return []
-        told, world = self._agent.origin.source.status(), self._agent.reconciler.world
-        heard = told.heard or self._heard_before or None
+        told, world = agent.source.status(), agent.reconciler.world
+        heard = told.heard or agent.heard_before or None
         return [
             {
                 "kind": told.kind,

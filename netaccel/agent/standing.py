@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent knows of itself: its tasks write it, answers and writers read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from netaccel.agent.takeover import TakeOver
+from netaccel.config import Settings
+from netaccel.datapath.plane import Plane
+from netaccel.datapath.probe import Feature
+from netaccel.model.event import Source
+from netaccel.observe.conntrack import Census
+from netaccel.reconcile import Reconciler
+
+Lines = Callable[[], list[str]]
+
+
+@dataclass(slots=True)
+class Standing:
+    """One agent, now. ``started``: time.monotonic().
+
+    ``heard_before``: time.time() at which an earlier agent's source was last current, 0: unknown.
+    """
+
+    settings: Settings
+    plane: Plane
+    reconciler: Reconciler
+    take_over: TakeOver
+    started: float
+    heard_before: float = 0.0
+    source: Source | None = None
+    census: Census = field(default_factory=Census)
+    features: list[Feature] = field(default_factory=list)
+    warnings: list[Lines] = field(default_factory=list)
+    """Who else may know of something that is served less well than asked."""
+    notes: list[Lines] = field(default_factory=list)
+    """Who else may know of something that is under way, or left undone beside serving the node."""
