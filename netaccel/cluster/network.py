@@ -36,6 +36,7 @@ _CONTROL_PLANE = {
     "net/bridge/bridge-nf-call-iptables": 0,
     "net/bridge/bridge-nf-call-ip6tables": 0,
 }
+_ROUTER_MAC = "02:ac:1e:00:00:01"
 
 
 def build(plan: Plan) -> None:
@@ -95,7 +96,8 @@ def _mac(node: NodePlan) -> str:
 def _control_plane(plan: Plan) -> Iterable[str]:
     yield from (
         "link set lo up",
-        "link add br0 type bridge forward_delay 0 mcast_snooping 0",
+        # Without an address of its own a bridge takes a port's: it would change as nodes come and go.
+        f"link add br0 address {_ROUTER_MAC} type bridge forward_delay 0 mcast_snooping 0",
         f"address add {ROUTER4}/24 dev br0",
         f"address add {ROUTER6}/64 dev br0 nodad",
         "link set br0 up",
