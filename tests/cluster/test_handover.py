@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -25,12 +26,13 @@ from world import NODES, World, wait_for
 from netaccel.cluster import install, lifecycle
 from netaccel.cluster.handle import Cluster
 from netaccel.cluster.state import State
+from netaccel.errors import LabError
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBE_PROXY = "kube-proxy-nftables"
 NODEVIEW = Path(__file__).with_name("nodeview.py")
 # What has ended is forgotten soon, so that the test needn't wait for it.
-SHORT = {"sweepInterval": 2, "timeouts": {"closing": 5, "closed": 5, "syn": 5}}
+SHORT = {"sweepInterval": 2, "timeouts": {"closing": 5, "closed": 5, "syn": 5, "udp": 10}}
 BESIDE = {"kubeProxy": "beside", **SHORT}
 INSTEAD = {"kubeProxy": "instead", "apiServers": ["172.30.0.1:6443"], **SHORT}
 
@@ -118,17 +120,8 @@ def test_there_and_back(web: World, site: Site) -> None:
         for node in NODES:
             web.cluster.set_proxy(node, "none", keep_rules=True)
         for node in web.cluster.plan.nodes:
-            web.run(
-                "client",
-                "curl",
-                "-sf",
-                "-m",
-                "10",
-                "--retry",
-                "9",
-                "--retry-connrefused",
-                url(node.address4, 10256, "/healthz"),
-            )
+            health = url(node.address4, 10256, "/healthz")
+            wait_for(lambda health=health: "currentTime" in fetched(web, health), f"{health} answers")
             wait_for(lambda node=node: not web.status(node.name)["warnings"], "no port is taken any more")
 
         web.note("4: remove the rules once nothing uses them")
@@ -189,6 +182,13 @@ def states(world: World) -> dict[str, tuple[str, str, int]]:
     return read()
 
 
+def fetched(world: World, address: str) -> str:
+    try:
+        return world.run("client", "curl", "-sf", "-m", "10", address)
+    except LabError:
+        return ""
+
+
 def flows(world: World, node: str) -> list[dict[str, Any]]:
     said = world.run(node, "netaccel", "map", "dump", "flows", "-o", "json")
     return [row for row in json.loads(said) if row["direction"] == "forward"]
@@ -196,7 +196,13 @@ def flows(world: World, node: str) -> list[dict[str, Any]]:
 
 def stack_flows(world: World, node: str) -> int:
     """Flows that a node leaves to kube-proxy's rules: what the page has people look at."""
-    return sum("stack" in row["flags"] for row in flows(world, node))
+    found = [row for row in flows(world, node) if "stack" in row["flags"]]
+    world.note(f"{node}: {len(found)} flows are kube-proxy's; {Counter(described(row) for row in found)}")
+    return len(found)
+
+
+def described(row: dict[str, Any]) -> str:
+    return f"{row['proto']} port {row['dport']} {row['state']}"
 
 
 def opens(world: World, node: str) -> bool:
