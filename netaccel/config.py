@@ -170,8 +170,16 @@ class Settings(_Frozen):
     drain: bool = Field(
         False, description="serve flows that are open and leave new ones to the node's stack (kube-proxy)"
     )
-    cgroup: Path | None = Field(None, description="root of the cgroup v2 subtree whose sockets are served")
-    bpffs: Path | None = Field(None, description="folder of a bpf file system for pins")
+    cgroup: Path | None = Field(
+        None,
+        description="root of the cgroup v2 subtree whose sockets are served; unset: /run/netaccel/cgroup"
+        " where `netaccel mounts` made it, else the tree's root",
+    )
+    bpffs: Path | None = Field(
+        None,
+        description="folder of a bpf file system for pins; unset: /run/netaccel/bpf where `netaccel mounts`"
+        " made it, else /sys/fs/bpf",
+    )
     uplinks: Names = Field((), description="devices to the outside; unset: those with a default route")
     pod_devices: Names = Field(
         ("veth*", "lxc*", "cali*", "tap*", "azv*", "eni*", "gke*"),
@@ -185,7 +193,9 @@ class Settings(_Frozen):
         None, description="one more address for /metrics alone; off: none"
     )
     healthz: Annotated[Listen | None, BeforeValidator(_from_off)] = Field(
-        None, description="where load balancers ask for this node's health, as 0.0.0.0:10256; off: nowhere"
+        None,
+        description="where load balancers ask for this node's health; off: nowhere; unset: :10256"
+        " instead of a kube-proxy",
     )
     map_sizes: Annotated[dict[str, PositiveInt], BeforeValidator(_from_mapping)] = Field(
         default_factory=dict, description="entries by map, where the default is not wanted"

@@ -57,6 +57,8 @@ def _addresses(settings: Settings) -> list[tuple[str, HostPort]]:
 def _listen(field: str, at: HostPort) -> socket.socket:
     """Bind early, so that a wrong address is told before anything is touched."""
     try:
+        if at.host in ("", "::") and socket.has_dualstack_ipv6():
+            return socket.create_server(("", at.port), family=socket.AF_INET6, dualstack_ipv6=True)
         return socket.create_server(at, family=socket.AF_INET6 if ":" in at.host else socket.AF_INET)
     except OSError as error:
         reason = os.strerror(error.errno or 0)

@@ -212,13 +212,18 @@ class DiagDestroyer:
 
 
 def namespaces(cgroup: Path, own: Path) -> dict[int, list[Path]]:
-    """Network namespaces of the processes below a cgroup, and ``own``: by inode, paths that open it."""
+    """Network namespaces of the processes below a cgroup, and ``own``: by inode, paths that open it.
+
+    Raises DatapathError where other users' processes may not be looked at.
+    """
     found: dict[int, list[Path]] = {}
     for path in (own, *_process_namespaces(cgroup)):
         try:
             found.setdefault(path.stat().st_ino, []).append(path)
         except (FileNotFoundError, ProcessLookupError):
             continue  # the process ended
+        except PermissionError as error:
+            raise DatapathError(f"{path}: {error.strerror}: give the agent CAP_SYS_PTRACE") from error
     return found
 
 
