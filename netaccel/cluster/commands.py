@@ -82,14 +82,18 @@ def up(name: str, nodes: int, proxy: str, image: Path | None, manifests: Path | 
     )
 
 
-@cluster.command()
+@cluster.command(epilog=examples("netaccel cluster down", "netaccel cluster down --name two"))
 @_name_option
 def down(name: str) -> None:
     """Take a cluster down, whatever is left of it."""
     lifecycle.down(name, click.echo)
 
 
-@cluster.command()
+@cluster.command(
+    epilog=examples(
+        "netaccel cluster status", "netaccel cluster status -o json | jq -r .apiServer.kubeconfig"
+    )
+)
 @_name_option
 @output_option
 def status(name: str, output: str) -> None:
@@ -102,7 +106,7 @@ def status(name: str, output: str) -> None:
         raise click.exceptions.Exit(3)
 
 
-@cluster.command(name="list")
+@cluster.command(name="list", epilog=examples("netaccel cluster list"))
 @output_option
 def list_(output: str) -> None:
     """List the clusters of this machine."""
@@ -141,7 +145,7 @@ def exec_(name: str, target: str, command: tuple[str, ...]) -> None:
     _become(Cluster(name), target, command or (os.environ.get("SHELL", "/bin/sh"),))
 
 
-@cluster.command()
+@cluster.command(epilog=examples("netaccel cluster load dist/netaccel-image.tar"))
 @_name_option
 @click.argument("image", type=_file)
 def load(name: str, image: Path) -> None:
@@ -171,7 +175,7 @@ def node_group() -> None:
     """What befalls a node."""
 
 
-@node_group.command()
+@node_group.command(epilog=examples("netaccel cluster node reboot node-2"))
 @_name_option
 @click.argument("node")
 def reboot(name: str, node: str) -> None:
@@ -193,7 +197,9 @@ def apiserver() -> None:
     """What befalls the API server."""
 
 
-@apiserver.command(name="stop")
+@apiserver.command(
+    name="stop", epilog=examples("netaccel cluster apiserver stop", "netaccel cluster apiserver stop --kill")
+)
 @_name_option
 @click.option("--kill", is_flag=True, help="At once: connections are reset.")
 def stop_api_server(name: str, kill: bool) -> None:
@@ -203,7 +209,7 @@ def stop_api_server(name: str, kill: bool) -> None:
     (control.kill_api_server if kill else control.stop_api_server)()
 
 
-@apiserver.command(name="start")
+@apiserver.command(name="start", epilog=examples("netaccel cluster apiserver start"))
 @_name_option
 def start_api_server(name: str) -> None:
     """Start the API server and wait until it is ready."""
