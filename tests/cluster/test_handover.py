@@ -195,14 +195,12 @@ def flows(world: World, node: str) -> list[dict[str, Any]]:
 
 
 def stack_flows(world: World, node: str) -> int:
-    """Flows that a node leaves to kube-proxy's rules: what the page has people look at."""
-    found = [row for row in flows(world, node) if "stack" in row["flags"]]
-    world.note(f"{node}: {len(found)} flows are kube-proxy's; {Counter(described(row) for row in found)}")
+    """TCP flows of this test's Service that a node leaves to kube-proxy's rules."""
+    ports = {80, world.node_port("web")}
+    found = [row for row in flows(world, node) if "stack" in row["flags"] and row["dport"] in ports]
+    states = Counter(row["state"] for row in found)
+    world.note(f"{node}: {len(found)} flows are kube-proxy's: {dict(states)}")
     return len(found)
-
-
-def described(row: dict[str, Any]) -> str:
-    return f"{row['proto']} port {row['dport']} {row['state']}"
 
 
 def opens(world: World, node: str) -> bool:
