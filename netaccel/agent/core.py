@@ -149,9 +149,9 @@ class Agent:
     async def _sweep(self) -> None:
         loaded = self._plane.loaded
         now = await asyncio.to_thread(self._plane.clock.now)
-        self.standing.census = await asyncio.to_thread(
-            sweep, loaded.maps, loaded.abi, self._expiry, now, _FILLED
-        )
+        census = await asyncio.to_thread(sweep, loaded.maps, loaded.abi, self._expiry, now, _FILLED)
+        self.standing.census = census
+        await self.standing.take_over.forget_ended(census)
 
     async def _remember(self) -> None:
         """Note for a successor how old the state is that the maps hold."""

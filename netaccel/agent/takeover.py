@@ -87,6 +87,20 @@ class TakeOver:
         if census.stack or not census.fill or census is self._uncounted:
             await asyncio.to_thread(takeover.forget_gone, self._maps, self._abi, self._codes)
 
+    async def forget_ended(self, census: Census) -> None:
+        """Now and then: the stack's flows whose end nobody saw. DatapathError.
+
+        ``census``: of the last sweep.
+        """
+        if census.stack and self.mode is not Mode.TAKE_OVER:
+            await asyncio.to_thread(self._forget_ended)
+
+    def _forget_ended(self) -> None:
+        frontends = self._maps.dump("frontends")
+        connections = conntrack.read(takeover.places(frontends))
+        known = dict(takeover.flows_of(connections, frontends, self._codes, self._plane.clock.now())).keys()
+        takeover.forget_ended(self._maps, self._abi, self._codes, known)
+
     def warnings(self) -> list[str]:
         """What could not be done."""
         return list(self._warnings)

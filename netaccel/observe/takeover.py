@@ -18,7 +18,7 @@ from netaccel.observe.conntrack import FLOW_MAPS, add_to_counter, other_half
 from netaccel.observe.figures import Labels
 from netaccel.records import Flow, FlowKey, Frontend, FrontendKey
 
-_UDP = 17
+_TCP, _UDP = 6, 17
 _NO_HOP = bytes(6)
 # States of enum tcp_conntrack; FIN_WAIT is either side's first FIN. Others are still opening.
 _STATES = {
@@ -185,6 +185,15 @@ def forget_unknown(maps: Maps, labels: Labels, codes: Codes, known: Collection[F
     return _forget(maps, labels, codes, lambda key, flow: key not in known and flow.new_dst == key.dst)
 
 
+def forget_ended(maps: Maps, labels: Labels, codes: Codes, known: Collection[FlowKey]) -> int:
+    """Delete flows of the stack that the kernel has no entry of any more.
+
+    A connection of the node's own processes is translated before any program sees it, so none sees its end.
+    """
+    protocols = (_TCP, _UDP)
+    return _forget(maps, labels, codes, lambda key, _: key not in known, protocols)
+
+
 def forget_gone(maps: Maps, labels: Labels, codes: Codes) -> int:
     """Delete the stack's UDP flows whose backend was removed, so that their clients get another.
 
@@ -203,15 +212,21 @@ def forget_gone(maps: Maps, labels: Labels, codes: Codes) -> int:
     )
 
 
-def _forget(maps: Maps, labels: Labels, codes: Codes, is_over: Callable[[FlowKey, Flow], bool]) -> int:
-    """Delete both halves of the stack's UDP flows that are over; how many flows."""
+def _forget(
+    maps: Maps,
+    labels: Labels,
+    codes: Codes,
+    is_over: Callable[[FlowKey, Flow], bool],
+    protocols: Collection[int] = (_UDP,),
+) -> int:
+    """Delete both halves of the stack's flows that are over; how many flows."""
     forgotten = 0
     for name in FLOW_MAPS:
         over = {
             key: other_half(key, flow)
             for batch in maps.batches(name)
             for key, flow in batch
-            if flow.flags & codes.stack and (key.proto, key.direction) == (_UDP, codes.forward)
+            if flow.flags & codes.stack and key.proto in protocols and key.direction == codes.forward
             if is_over(key, flow)
         }
         # What a flow of ours has taken meanwhile stays.

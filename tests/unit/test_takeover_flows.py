@@ -18,6 +18,7 @@ from netaccel.observe.conntrack import Expiry, Kind, count_flows, other_half, sw
 from netaccel.observe.takeover import (
     Codes,
     flows_of,
+    forget_ended,
     forget_gone,
     forget_unknown,
     import_flows,
@@ -167,6 +168,14 @@ def test_guesses_that_the_kernel_has_nothing_of_are_forgotten() -> None:
     maps = FlowTables(flows4={key: guess, other: guess._replace(new_sport=4001)}, flows6={})
     assert forget_unknown(maps, ABI, CODES, {key}) == 1
     assert maps.tables["flows4"].keys() == {key}
+
+
+def test_flows_that_the_kernel_knows_no_more_are_forgotten_and_ours_are_not() -> None:
+    ended, lives = flows(connection()), flows(connection(17))
+    ours = flow_pair(ABI, 4002, "FLOW_ESTABLISHED", (0, 0))
+    maps = FlowTables(flows4={**ended, **lives, **ours}, flows6={})
+    assert forget_ended(maps, ABI, CODES, lives.keys()) == 1
+    assert maps.tables["flows4"].keys() == {**lives, **ours}.keys()
 
 
 def test_a_udp_flow_whose_backend_is_gone_is_forgotten_tcp_goes_on() -> None:
