@@ -43,8 +43,8 @@ ORDER = (
     "test_families",
     "test_refusals",
     "test_rolling",
-    "test_api_server",
     "test_reboot",
+    "test_api_server",
     "test_uninstall",
 )
 _NAME = re.compile(r"(?:test|deploy)(\d+)[a-z]*")  # of a cluster that a run with this process id made

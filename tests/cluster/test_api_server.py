@@ -11,6 +11,8 @@ from load import inside, kept, load, outside
 from objects import deployment, service
 from world import NODES, World, wait_for
 
+from netaccel.cluster import groups
+
 AWAY = 60  # seconds
 
 
@@ -60,9 +62,21 @@ def test_a_minute_without_the_api_server(web: World) -> None:
                 lambda node=node: (now := web.status(node))["ready"] and not now["sources"][0]["problem"],
                 f"{node} is current again",
             )
-        web.kubectl("delete", "pod", web.pods("web")[0]["metadata"]["name"], "--wait=false")
         web.apply(service("late", "web"))
-        web.served([*outside(web, "late")])
+        web.served(outside(web, "late"))
         web.served(inside(web, "late"), restarted)
     found.check()
+
+    start_kubelets_anew(web)
+    web.kubectl("scale", "deployment/web", "--replicas=4")
+    web.rolled_out("deployment/web")
+    everybody = {one["metadata"]["name"] for one in web.pods("web")}
+    for url in from_outside:
+        wait_for(lambda url=url: web.answering(url) == everybody, f"all four answer at {url}")
     assert all(web.status(node)["drift_repaired"] == 0 for node in NODES)
+
+
+def start_kubelets_anew(world: World) -> None:
+    """After so long without an answer a kubelet waits for up to two minutes until it asks again."""
+    for node in NODES:
+        groups.end(groups.node(world.cluster.name, node), "kubelet", grace=0.0)

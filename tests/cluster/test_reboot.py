@@ -38,6 +38,9 @@ def test_a_node_is_rebooted(web: World) -> None:
         web.rolled_out("daemonset/web")
         web.served([*outside(web, "web", ["node-2"]), *outside(web, "near", ["node-2"])])
         web.served([*inside(web, "web"), *inside(web, "near")], "node-2")
+        wait_for(
+            lambda: web.in_force("node-1") == web.in_force("node-2"), "both nodes know its pod's addresses"
+        )
         web.note("its pods serve again")
         back = time.time()
         wait_for(lambda: time.time() > back + 5, "some requests more")

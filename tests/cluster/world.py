@@ -32,8 +32,9 @@ class World:
         self.diary: list[tuple[float, str]] = []
 
     def note(self, text: str) -> None:
-        """Remember when something was done: it explains what failed then."""
-        self.diary.append((time.time(), text))
+        """Remember when something was done: it explains what failed then. Once, where it is said again."""
+        if not self.diary or self.diary[-1][1] != text:
+            self.diary.append((time.time(), text))
 
     # ------------------------------------------------------------ objects
 
@@ -107,16 +108,15 @@ class World:
         return {json.loads(line)["pod"] for line in self.run("client", *words, timeout=120).splitlines()}
 
     def in_force(self, node: str) -> dict[str, set[str]]:
-        """What a node's maps hold of this namespace: endpoints by frontend."""
+        """What a node's maps hold of this namespace: endpoints by Service, port and family."""
         services = json.loads(self.run(node, "netaccel", "service", "list", "-o", "json"))
         return {
-            f"{one['name']} {frontend['address']} {port['protocol']} {frontend['port']}": {
+            f"{one['name']} {port['name']} {port['family']}": {
                 f"{backend['address']} {backend['port']} {backend['state']}" for backend in port["backends"]
             }
             for one in services
             if one["namespace"] == self.namespace
             for port in one["ports"]
-            for frontend in port["frontends"]
         }
 
     def status(self, node: str) -> dict[str, Any]:
