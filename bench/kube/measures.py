@@ -20,7 +20,8 @@ GAP = (1.05, 1.15)
 FOLLOWED = 120.0
 CHURN_RATE, CHURN_SECONDS = 20, 30.0
 BLOCKS = 40
-_STATES = itertools.count(1)
+_PLACES = itertools.count(1)
+_CHURNS = itertools.count(1)
 
 
 class Start(NamedTuple):
@@ -93,7 +94,7 @@ def changes(ground: Ground, loader: Loader, count: int, bound: float) -> Changes
         asker.next(FOLLOWED)
         while len(times) < count and time.monotonic() < deadline:
             time.sleep(random.uniform(*GAP))
-            number = next(_STATES) % 100
+            number = next(_PLACES) % 100
             answered = loader.change(crowd.move(number))
             while (told := asker.until(answered + FOLLOWED)) is not None:
                 if told[0] == 129 + number:
@@ -124,7 +125,7 @@ def latency(ground: Ground, outside: bool) -> dict[str, Latency]:
 
 def churn(ground: Ground, loader: Loader, services: int) -> tuple[float, float]:
     """Per cent of a core and MB at most while endpoints of the crowd are replaced, some a second."""
-    begin, state = time.monotonic(), next(_STATES) % 2
+    begin, state = time.monotonic(), next(_CHURNS) % 2  # what the last one did is undone
     before, sent = meter.cpu(ground.proxy.cgroup), 0
     crowded = crowd.unreal(services)
     with meter.watched(ground.proxy.cgroup) as peak:
