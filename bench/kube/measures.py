@@ -131,6 +131,7 @@ def churn(ground: Ground, loader: Loader, services: int) -> tuple[float, float]:
     with meter.watched(ground.proxy.cgroup) as peak:
         while (spent := time.monotonic() - begin) < CHURN_SECONDS:
             time.sleep(max(0.0, sent / CHURN_RATE - spent))
-            loader.change(crowd.shifted(crowded[sent % len(crowded)], state))
+            turn, which = divmod(sent, len(crowded))
+            loader.change(crowd.shifted(crowded[which], (state + turn) % 2))
             sent += 1
         return 100 * (meter.cpu(ground.proxy.cgroup) - before) / spent, peak.value
