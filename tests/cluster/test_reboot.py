@@ -55,6 +55,7 @@ def test_a_node_is_rebooted(web: World) -> None:
     assert status["ready"]
     assert status["warnings"] == []
     assert web.in_force("node-2") == web.in_force("node-1")
+    assert status["counts"] == web.status("node-1")["counts"]
     assert {(h["hook"], h["where"]) for h in uplink(status)} == {
         (h["hook"], h["where"]) for h in uplink(before)
     }
