@@ -30,6 +30,7 @@ from netaccel.errors import DatapathError
 from netaccel.model.endpoint import Node
 from netaccel.model.event import Delete, Event, Reject, Source, SourceStatus, Upsert
 from netaccel.observe.conntrack import Expiry, sweep
+from netaccel.observe.figures import Tally
 from netaccel.reconcile import Reconciler, Report
 
 if TYPE_CHECKING:
@@ -67,6 +68,9 @@ class Agent:
         self._settings, self._plane, self._reconciler = settings, plane, reconciler
         self._instance = instance
         self._expiry = Expiry(settings.timeouts, plane.loaded.abi.constants, plane.hz)
+        self._fill = Tally(
+            lambda: {name: plane.loaded.maps.count(name) for name in _FILLED}, self.standing.written
+        )
         self._node_object: Node | None = None
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
@@ -149,7 +153,8 @@ class Agent:
     async def _sweep(self) -> None:
         loaded = self._plane.loaded
         now = await asyncio.to_thread(self._plane.clock.now)
-        census = await asyncio.to_thread(sweep, loaded.maps, loaded.abi, self._expiry, now, _FILLED)
+        filled = await asyncio.to_thread(self._fill.read)
+        census = await asyncio.to_thread(sweep, loaded.maps, loaded.abi, self._expiry, now, filled)
         self.standing.census = census
         await self.standing.take_over.forget_ended(census)
 

@@ -18,6 +18,7 @@ from netaccel.agent.standing import Standing
 from netaccel.apiserver.api import Api
 from netaccel.apiserver.credentials import SERVICE_ACCOUNT
 from netaccel.apiserver.election import Election
+from netaccel.observe.figures import Tally
 from netaccel.writers.cluster import ClusterWriter
 from netaccel.writers.events import EventWriter
 from netaccel.writers.nodestate import NodeStateWriter
@@ -34,6 +35,7 @@ class Publisher:
     def __init__(self, standing: Standing, answers: Answers, api: Api) -> None:
         node = standing.settings.node_name
         self._agent, self._answers = standing, answers
+        self._counts = Tally(answers.counts, standing.written)
         self._election = Election(api, namespace=_namespace(), identity=f"{node}_{uuid4().hex[:8]}")
         self._state = NodeStateWriter(api, node, self._snapshot)
         self._events = EventWriter(api, node, self._notices)
@@ -60,7 +62,7 @@ class Publisher:
 
     async def _snapshot(self) -> NodeSnapshot:
         agent = self._agent
-        counts = await asyncio.to_thread(self._answers.counts)
+        counts = await asyncio.to_thread(self._counts.read)
         reconciler = agent.reconciler
         return NodeSnapshot(
             version=__version__,

@@ -37,3 +37,7 @@ class Standing:
     """Who else may know of something that is served less well than asked."""
     notes: list[Lines] = field(default_factory=list)
     """Who else may know of something that is under way, or left undone beside serving the node."""
+
+    def written(self) -> tuple[int, int]:
+        """Differs after each pass that wrote to the maps, or may have."""
+        return self.reconciler.stats.written, self.reconciler.stats.errors

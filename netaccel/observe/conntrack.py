@@ -9,7 +9,7 @@ one of them alone may be carrying all the packets. Ages are jiffies' low 32 bits
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -131,8 +131,8 @@ def other_half(key: FlowKey, flow: Flow) -> FlowKey:
     )
 
 
-def sweep(maps: Maps, labels: Labels, expiry: Expiry, now: int, filled: Iterable[str]) -> Census:
-    """Delete expired flows and take a census. ``filled``: maps whose fill is wanted beside the LRU ones."""
+def sweep(maps: Maps, labels: Labels, expiry: Expiry, now: int, filled: Mapping[str, int]) -> Census:
+    """Delete expired flows and take a census. ``filled``: entries of other maps, to be in it too."""
     states = labels.labels("flow_state")
     flows: dict[tuple[str, str], int] = {(f, s): 0 for f in FLOW_MAPS.values() for s in states.values()}
     live: dict[str, int] = {}
@@ -145,7 +145,8 @@ def sweep(maps: Maps, labels: Labels, expiry: Expiry, now: int, filled: Iterable
         left += found - gone
         for kind, count in found.items():
             flows[family, states.get(kind.state, str(kind.state))] += count
-    live.update({name: maps.count(name) for name in (*_LRU, *filled) if name not in FLOW_MAPS})
+    live.update({name: maps.count(name) for name in _LRU if name not in FLOW_MAPS})
+    live.update(filled)
     is_open, is_stack = count_flows(left, labels)
     return Census(
         flows=flows,

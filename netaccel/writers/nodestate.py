@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -57,8 +58,16 @@ class _Status(msgspec.Struct):
     conditions: list[Condition] = msgspec.field(default_factory=list)
 
 
-class _Object(msgspec.Struct):
+class _Identity(msgspec.Struct):
+    """Any object, a Node too: of others' conditions nothing is expected."""
+
     metadata: _Metadata = msgspec.field(default_factory=_Metadata)
+
+
+_I = TypeVar("_I", bound=_Identity)
+
+
+class _Object(_Identity):
     status: _Status = msgspec.field(default_factory=_Status)
 
     @property
@@ -160,7 +169,7 @@ class NodeStateWriter:
 
     async def _write(self, snapshot: NodeSnapshot) -> None:
         if self._clock() - self._at > self._rhythm.silence:
-            self._condition = (await self._get(self._path)).ready
+            self._condition = (await self._get(self._path, _Object)).ready
         self._owner = self._owner or await self._node_uid()
         made = await self._apply(snapshot)
         if self._uid and made != self._uid:
@@ -179,23 +188,23 @@ class NodeStateWriter:
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
         answer = await self._api.request("PATCH", self._path, query=query, body=body, content_type=APPLY)
         self._condition = condition
-        return _decode(answer).metadata.uid
+        return _decode(answer, _Identity).metadata.uid
 
     async def _node_uid(self) -> str:
         """Empty where the cluster has no such Node."""
-        return (await self._get(f"/api/v1/nodes/{quote(self._node, safe='')}")).metadata.uid
+        return (await self._get(f"/api/v1/nodes/{quote(self._node, safe='')}", _Identity)).metadata.uid
 
-    async def _get(self, path: str) -> _Object:
+    async def _get(self, path: str, kind: type[_I]) -> _I:
         try:
-            return _decode(await self._api.request("GET", path))
+            return _decode(await self._api.request("GET", path), kind)
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            return _Object()
+            return kind()
 
 
-def _decode(answer: bytes) -> _Object:
+def _decode(answer: bytes, kind: type[_I]) -> _I:
     try:
-        return msgspec.json.decode(answer, type=_Object)
+        return msgspec.json.decode(answer, type=kind)
     except msgspec.DecodeError as error:
         raise ApiError(f"the API server's answer is no object: {error}") from error

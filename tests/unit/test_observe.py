@@ -14,7 +14,7 @@ from netaccel.datapath.bpfobject import OBJECTS
 from netaccel.model.address import parse_address
 from netaccel.observe.budget import ZERO, SeriesBudget
 from netaccel.observe.conntrack import Census, Expiry, Fill, other_half, sweep
-from netaccel.observe.figures import FigureCache, Figures, read_figures
+from netaccel.observe.figures import FigureCache, Figures, Tally, read_figures
 from netaccel.observe.metrics import AgentFacts, Metrics
 from netaccel.records import Flow, FlowKey, Service, ServiceCounters, Traffic
 
@@ -75,7 +75,7 @@ def flow_pair(abi: Abi, sport: int, state: str, ages: tuple[int, int], proto: in
 
 
 def run_sweep(abi: Abi, maps: Tables) -> Census:
-    return sweep(maps, abi, Expiry(Timeouts(), abi.constants, HZ), NOW, ())
+    return sweep(maps, abi, Expiry(Timeouts(), abi.constants, HZ), NOW, {})
 
 
 def test_the_halves_of_a_flow_name_each_other(abi: Abi) -> None:
@@ -287,3 +287,11 @@ def test_metrics_in_the_exposition_format() -> None:
     ):
         assert expected in lines
     assert any("netaccel_build_info{" in line and line.endswith(" 1.0") for line in lines)
+
+
+def test_what_nobody_wrote_to_is_not_counted_again() -> None:
+    counts, stamp = [{"maglev": 1}, {"maglev": 2}], [0]
+    tally = Tally(lambda: counts.pop(0), lambda: stamp[0])
+    assert tally.read() == tally.read() == {"maglev": 1}
+    stamp[0] = 1
+    assert tally.read() == {"maglev": 2}

@@ -135,7 +135,7 @@ def test_import_spares_flows_of_ours_and_counts_its_own() -> None:
     maps = FlowTables(flows4={key: next(iter(ours.values()))}, flows6={})
     assert import_flows(maps, ABI, new.items()) == (1, 0)
     assert maps.tables["flows4"] == {key: next(iter(ours.values())), reverse_key: new[reverse_key]}
-    census = sweep(maps, ABI, Expiry(Timeouts(), C, HZ), NOW, ())
+    census = sweep(maps, ABI, Expiry(Timeouts(), C, HZ), NOW, {})
     assert census.evictions["flows4"] == 0
     assert (census.open, census.stack) == (1, 0)
     assert import_flows(maps, ABI, new.items()) == (0, 0), "a second time nothing is new"
