@@ -21,6 +21,7 @@ from netaccel.cluster.init import hand_down
 from netaccel.datapath.mounts import find_cgroup
 from netaccel.errors import LabError
 from netaccel.lab import cgroups
+from netaccel.lab.lock import remove_empty
 
 _TOP = "netaccel-cluster"
 _POLL = 0.02
@@ -112,7 +113,7 @@ def remove(cluster: str, name: str = "") -> None:
     for top in (find_cgroup(None), *(h.path for h in hierarchies())):
         cgroups.remove(top / _TOP / cluster / name)
         if not name:
-            _remove_empty(top / _TOP)
+            remove_empty(top / _TOP)
 
 
 def exists(cluster: str) -> bool:
@@ -206,10 +207,3 @@ def _make(hierarchy: Hierarchy, cluster: str, name: str) -> Path:
             for file in _CPUSET:
                 (path / file).write_bytes((above / file).read_bytes())
     return path
-
-
-def _remove_empty(folder: Path) -> None:
-    try:
-        folder.rmdir()
-    except OSError:  # absent, or another cluster's
-        return

@@ -10,8 +10,6 @@ from collections.abc import Iterable
 from netaccel.cluster.plan import Plan, namespace
 from netaccel.lab import topology
 from netaccel.lab.plan import (
-    CLIENT4,
-    CLIENT6,
     CLIENT_GATEWAY4,
     CLIENT_GATEWAY6,
     INGRESS_CIDR4,
@@ -47,7 +45,7 @@ def build(plan: Plan) -> None:
     write_sysctls(plan.client, topology.IPV6_AT_ONCE)
     ip([f"link add client netns {plan.control_plane} type veth peer name eth0 netns {plan.client}"])
     ip(_control_plane(plan), plan.control_plane)
-    ip(_client(), plan.client)
+    ip(topology.client_end(), plan.client)
 
 
 def build_node(plan: Plan, node: NodePlan) -> None:
@@ -61,7 +59,7 @@ def build_node(plan: Plan, node: NodePlan) -> None:
     )
     write_sysctls(node.namespace, _NODE)
     ip([f"link set {node.name} master br0 up"], plan.control_plane)
-    ip(_node(plan, node), node.namespace)
+    ip(topology.node_end(plan.nodes, node), node.namespace)
     topology.prepare_far_ends(plan.control_plane, [node.name], plan.bpffs / node.name)
 
 
@@ -111,29 +109,3 @@ def _control_plane(plan: Plan) -> Iterable[str]:
     # Nobody serves these but the nodes; load balancers' addresses get a route when they are given out.
     for nobodys in (SERVICE_CIDR4, SERVICE_CIDR6, INGRESS_CIDR4, INGRESS_CIDR6):
         yield f"route add unreachable {nobodys}"
-
-
-def _client() -> Iterable[str]:
-    return (
-        "link set lo up",
-        f"address add {CLIENT4}/24 dev eth0",
-        f"address add {CLIENT6}/64 dev eth0 nodad",
-        "link set eth0 up",
-        f"route add default via {CLIENT_GATEWAY4}",
-        f"route add default via {CLIENT_GATEWAY6}",
-    )
-
-
-def _node(plan: Plan, node: NodePlan) -> Iterable[str]:
-    yield from (
-        "link set lo up",
-        f"address add {node.address4}/24 dev eth0",
-        f"address add {node.address6}/64 dev eth0 nodad",
-        "link set eth0 up",
-        f"route add default via {ROUTER4}",
-        f"route add default via {ROUTER6}",
-    )
-    for other in plan.nodes:
-        if other is not node:
-            yield f"route add {other.pod_cidr4} via {other.address4}"
-            yield f"route add {other.pod_cidr6} via {other.address6}"

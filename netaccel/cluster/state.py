@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
 
 from netaccel.cluster.plan import RUN, Plan, make_plan
 from netaccel.errors import LabError
+from netaccel.lab import lock
 from netaccel.lab.documents import replace
 
 
@@ -51,39 +49,9 @@ def read_state(name: str) -> State | None:
         raise LabError(f"{path}: not readable: `netaccel cluster down` clears what is left of it") from error
 
 
-@contextmanager
-def locked(name: str) -> Iterator[None]:
+def locked(name: str) -> AbstractContextManager[None]:
     """Hold the cluster's lock. Raises LabError where another command has it."""
-    path = RUN / f"{name}.lock"
-    with _open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LabError(f"cluster {name}: another command is changing it; wait for that one") from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            remove_empty(RUN, RUN.parent)
-
-
-def remove_empty(*folders: Path) -> None:
-    """Remove folders that are empty, in this order; what is not, or is absent, stays."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-
-
-def _open(path: Path) -> TextIO:
-    """Open a lock; another cluster's ``down`` may take the empty folder away meanwhile."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return path.open("w", encoding="ascii")
-        except FileNotFoundError:
-            continue
+    return lock.locked(RUN, name, f"cluster {name}: another command is changing it; wait for that one")
 
 
 def _path(name: str) -> Path:

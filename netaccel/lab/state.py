@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from netaccel.errors import LabError
+from netaccel.lab import lock
 from netaccel.lab.allocate import Given
 from netaccel.lab.documents import replace
 from netaccel.lab.plan import RUN, Paths, Plan, make_plan
@@ -70,38 +69,9 @@ def read_status(paths: Paths) -> dict[str, Any]:
     return _read(paths.status) or {}
 
 
-@contextmanager
-def locked(name: str) -> Iterator[None]:
+def locked(name: str) -> AbstractContextManager[None]:
     """Hold the lab's lock. Raises LabError where another ``up`` or ``down`` has it."""
-    path = RUN / f"{name}.lock"
-    with _open(path) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise LabError(f"lab {name}: another `lab up` or `lab down` is at work; wait for it") from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-            _remove_empty(RUN, RUN.parent)
-
-
-def _open(path: Path) -> TextIO:
-    """Open a lock; another lab's ``down`` may take the empty folder away meanwhile."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            return path.open("w", encoding="ascii")
-        except FileNotFoundError:
-            continue
-
-
-def _remove_empty(*folders: Path) -> None:
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:  # not empty: another lab's
-            return
+    return lock.locked(RUN, name, f"lab {name}: another `lab up` or `lab down` is at work; wait for it")
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -68,7 +68,7 @@ def build(plan: Plan, bpffs: Path) -> None:
     if plan.hop:
         ip(_hops(plan), plan.hops)
     ip(_router(plan), plan.router)
-    ip(_client(), plan.client)
+    ip(client_end(), plan.client)
     for node in plan.nodes:
         ip(_node(plan, node), node.namespace)
     _prepare_wires(plan, bpffs)
@@ -119,7 +119,8 @@ def _router(plan: Plan) -> Iterable[str]:
     )
 
 
-def _client() -> Iterable[str]:
+def client_end() -> Iterable[str]:
+    """Commands of ip(8) for the outside client's end of its wire, ``eth0``."""
     return (
         "link set lo up",
         f"address add {CLIENT4}/24 dev eth0",
@@ -131,6 +132,13 @@ def _client() -> Iterable[str]:
 
 
 def _node(plan: Plan, node: NodePlan) -> Iterable[str]:
+    yield from node_end(plan.nodes, node)
+    yield f"route add unreachable {node.pod_cidr4}"
+    yield f"route add unreachable {node.pod_cidr6}"
+
+
+def node_end(nodes: Iterable[NodePlan], node: NodePlan) -> Iterable[str]:
+    """Commands of ip(8) for a node's uplink ``eth0``, with routes to the other nodes' pods."""
     yield from (
         "link set lo up",
         f"address add {node.address4}/24 dev eth0",
@@ -138,10 +146,8 @@ def _node(plan: Plan, node: NodePlan) -> Iterable[str]:
         "link set eth0 up",
         f"route add default via {ROUTER4}",
         f"route add default via {ROUTER6}",
-        f"route add unreachable {node.pod_cidr4}",
-        f"route add unreachable {node.pod_cidr6}",
     )
-    for other in plan.nodes:
+    for other in nodes:
         if other is not node:
             yield f"route add {other.pod_cidr4} via {other.address4}"
             yield f"route add {other.pod_cidr6} via {other.address6}"
