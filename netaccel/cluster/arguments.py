@@ -22,14 +22,15 @@ class Options:
     """What a control plane is like.
 
     ``addresses``: where the API server is reached; it listens on the one, or, where there are several, on all
-    of the machine's. ``port``: 0 takes a free one. ``names``: more that its certificate may be called.
-    ``advertised``: the endpoint of the Service ``kubernetes``; "": it has none. ``controllers``: those of the
+    of the machine's. ``port``: 0 takes a free one. ``ports``: all of them, where nobody else can take
+    one; None: free ones. ``names``: more that its certificate may be called. ``advertised``: the endpoint of the Service ``kubernetes``; "": it has none. ``controllers``: those of the
     controller manager by name, ``ALL_CONTROLLERS``, or none at all. ``arguments``: more of kube-apiserver's.
     ``place``, ``bound``: as `process.Program` has them.
     """
 
     addresses: tuple[str, ...] = (LOOPBACK,)
     port: int = 0
+    ports: Ports | None = None
     names: tuple[str, ...] = ()
     advertised: str = ""
     service_networks: tuple[str, ...] = ("10.96.0.0/16", "fd00:10:96::/112")

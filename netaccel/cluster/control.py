@@ -31,7 +31,7 @@ class Control(ControlPlane):
         place = Place(groups.outside(plan.name, CONTROL_PLANE), plan.control_plane)
         options = Options(
             addresses=(ROUTER4, ROUTER6),
-            port=API_PORT,
+            ports=_PORTS,
             advertised=ROUTER4,
             service_networks=(SERVICE_CIDR4, SERVICE_CIDR6),
             pod_networks=(POD_NETWORK4, POD_NETWORK6),
@@ -41,7 +41,6 @@ class Control(ControlPlane):
             bound=False,
         )
         super().__init__(plan.control_plane_disk, binaries, options)
-        self._ports = _PORTS  # in a namespace of its own nobody has taken them
         self._group = place.cgroup
 
     def start_api_server(self) -> None:

@@ -42,7 +42,7 @@ class ControlPlane:
         self.pki = Pki(folder / "pki")
         self._binaries = binaries
         self._children: dict[str, Child] = {}
-        self._ports = free_ports(self.options.port)
+        self._ports = self.options.ports or free_ports(self.options.port)
 
     @property
     def server(self) -> str:
@@ -93,7 +93,7 @@ class ControlPlane:
             except LabError:
                 taken = any(_TAKEN in child.said() for child in self._children.values())
                 self.stop()
-                if not taken or attempt == _TRIES - 1:
+                if self.options.ports or not taken or attempt == _TRIES - 1:
                     raise
                 self._ports = free_ports(self.options.port)
             except BaseException:
