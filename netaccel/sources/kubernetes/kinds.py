@@ -6,9 +6,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-PROXY_NAME = "service.kubernetes.io/service-proxy-name"
+from netaccel.model.service import PROXY_NAME_LABEL
+
 HEADLESS = "service.kubernetes.io/headless"
-"""Both labels are mirrored from a Service to its EndpointSlices (KEP-2447)."""
+"""It and PROXY_NAME_LABEL are mirrored from a Service to its EndpointSlices (KEP-2447)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def watched(node_name: str, proxy_name: str) -> tuple[Watched, ...]:
     The selectors of Services and EndpointSlices are kube-proxy's. Whatever asks for more (a policy: all
     Pods, Namespaces) adds it here.
     """
-    chosen = f"{PROXY_NAME}={proxy_name}" if proxy_name else f"!{PROXY_NAME}"
+    chosen = f"{PROXY_NAME_LABEL}={proxy_name}" if proxy_name else f"!{PROXY_NAME_LABEL}"
     served = {"labelSelector": f"{chosen},!{HEADLESS}"}
     return (
         Watched("Service", "/api/v1/services", served),
