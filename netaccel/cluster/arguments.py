@@ -23,9 +23,9 @@ class Options:
 
     ``addresses``: where the API server is reached; it listens on the one, or, where there are several, on all
     of the machine's. ``port``: 0 takes a free one. ``ports``: all of them, where nobody else can take
-    one; None: free ones. ``names``: more that its certificate may be called. ``advertised``: the endpoint of the Service ``kubernetes``; "": it has none. ``controllers``: those of the
-    controller manager by name, ``ALL_CONTROLLERS``, or none at all. ``arguments``: more of kube-apiserver's.
-    ``place``, ``bound``: as `process.Program` has them.
+    one; None: free ones. ``names``: more that its certificate may be called. ``advertised``: the endpoint of
+    the Service ``kubernetes``; "": it has none. ``controllers``: those of the controller manager by name,
+    ``ALL_CONTROLLERS``, or none at all. ``arguments``: more of kube-apiserver's. ``place``, ``bound``: as `process.Program` has them.
     """
 
     addresses: tuple[str, ...] = (LOOPBACK,)
