@@ -25,7 +25,8 @@ class Options:
     of the machine's. ``port``: 0 takes a free one. ``ports``: all of them, where nobody else can take
     one; None: free ones. ``names``: more that its certificate may be called. ``advertised``: the endpoint of
     the Service ``kubernetes``; "": it has none. ``controllers``: those of the controller manager by name,
-    ``ALL_CONTROLLERS``, or none at all. ``arguments``: more of kube-apiserver's. ``place``, ``bound``: as `process.Program` has them.
+    ``ALL_CONTROLLERS``, or none at all. ``arguments``: more of kube-apiserver's.
+    ``place``, ``bound``: as `process.Program` has them.
     """
 
     addresses: tuple[str, ...] = (LOOPBACK,)
