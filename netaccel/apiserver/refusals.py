@@ -25,6 +25,7 @@ _REMEDIES = {
     404: "use Kubernetes 1.21 or later, and install the project's CRDs",
     429: "it is busy, it is asked again later",
 }
+_NO_NAMESPACE = "make that namespace: kubectl apply -k deploy/"
 _ALL = 300  # characters of a message that are repeated
 
 
@@ -33,6 +34,7 @@ class _Cause(msgspec.Struct):
 
 
 class _Details(msgspec.Struct, rename="camel"):
+    kind: str | None = None
     causes: list[_Cause] | None = None
     retry_after_seconds: float | None = None
 
@@ -64,7 +66,7 @@ def refusal(
     if wait is None and details.retry_after_seconds is not None:
         wait = max(0.0, details.retry_after_seconds)
     text = " ".join((said.message or "").split())[:_ALL]
-    remedy = _REMEDIES.get(status, "")
+    remedy = _NO_NAMESPACE if _lacks_namespace(status, details) else _REMEDIES.get(status, "")
     line = ": ".join(part for part in (what, f"{status} {_phrase(status)}".strip(), text, remedy) if part)
     return ApiError(line, status, reason, wait)
 
@@ -85,6 +87,11 @@ def _read(body: bytes | msgspec.Raw) -> _Status:
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return _Status()  # a proxy's page: its status alone speaks
     return found if found.kind == "Status" else _Status()
+
+
+def _lacks_namespace(status: int, details: _Details) -> bool:
+    """Whether what is missing is not the object or its kind, but the namespace that it would be made in."""
+    return status == HTTPStatus.NOT_FOUND and details.kind == "namespaces"
 
 
 def _phrase(status: int) -> str:

@@ -245,6 +245,14 @@ async def test_an_agent_that_wrote_meanwhile_is_not_overwritten(
     assert warden.problem == ""
 
 
+async def test_without_a_namespace_for_the_lease_it_says_what_makes_it(api: Connection) -> None:
+    election = Election(api, namespace="nowhere", identity="a", terms=TERMS)
+    async with running(election.run(_nothing)):
+        await eventually(lambda: election.problem)
+    assert "Lease nowhere/netaccel" in election.problem
+    assert "kubectl apply -k deploy/" in election.problem
+
+
 async def test_without_its_kind_it_says_so(start_control_plane: Callable[[Options], ControlPlane]) -> None:
     bare = start_control_plane(Options())
     async with connected(bare.admin) as api:

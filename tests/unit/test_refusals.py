@@ -27,6 +27,14 @@ def test_the_line_says_what_was_asked_what_came_and_the_remedy() -> None:
     assert (error.status, error.reason, error.retry_after) == (403, "Forbidden", None)
 
 
+def test_the_remedy_for_a_missing_namespace_is_the_namespace() -> None:
+    namespace = refusal("POST", status(404, "NotFound", "", name="netaccel", kind="namespaces"), 404)
+    assert "kubectl apply -k deploy/" in str(namespace)
+    kind = refusal("POST", b"404 page not found", 404)
+    assert "kubectl apply -k deploy/" not in str(kind)
+    assert "CRDs" in str(kind)
+
+
 def test_a_message_of_many_lines_becomes_one() -> None:
     assert "\n" not in str(refusal("GET /", status(400, "BadRequest", "one\n  two\n"), 400))
 
