@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 import msgspec
 import pytest
+from fakeapi import FakeApi
 
 from netaccel.apiserver.election import Election, Terms
 from netaccel.errors import ApiError, ApiUnreachableError
@@ -15,10 +15,8 @@ from netaccel.errors import ApiError, ApiUnreachableError
 TERMS = Terms(duration=45.0, deadline=30.0, renew=10.0)
 
 
-class Server:
+class Server(FakeApi):
     """One Lease with optimistic locking, and faults."""
-
-    where = "https://192.0.2.1:6443"
 
     def __init__(self) -> None:
         self.lease: dict[str, object] | None = None
@@ -26,16 +24,7 @@ class Server:
         self.fault = ""
         self.stamp = "2026-01-01T00:00:00Z"
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str = "",
-    ) -> bytes:
-        await asyncio.sleep(0)
+    def answer(self, method: str, body: bytes) -> bytes:
         if self.fault == "away":
             raise ApiUnreachableError("nobody answers")
         if self.fault == "garbage":
@@ -43,23 +32,20 @@ class Server:
         if method == "GET":
             if self.lease is None:
                 raise ApiError("no such Lease", 404)
-            return self._answer()
-        asked = msgspec.json.decode(body or b"")
+            return self._lease_as_it_is()
+        asked = msgspec.json.decode(body)
         if asked["metadata"].get("resourceVersion", "") != (str(self.version) if self.lease else ""):
             raise ApiError("changed meanwhile", 409, "Conflict")
         self.version += 1
         self.lease = asked["spec"]
         if self.fault == "answer lost":
             raise ApiUnreachableError("the answer broke off")
-        return self._answer()
+        return self._lease_as_it_is()
 
-    def _answer(self) -> bytes:
+    def _lease_as_it_is(self) -> bytes:
         managed = [{"time": self.stamp}]
         metadata = {"resourceVersion": str(self.version), "managedFields": managed}
         return msgspec.json.encode({"metadata": metadata, "spec": self.lease})
-
-    def stream(self, path: str, query: Mapping[str, str], *, silence: float) -> object:
-        raise NotImplementedError
 
 
 class Clock:
@@ -71,7 +57,7 @@ class Clock:
 
 
 def candidate(server: Server, clock: Clock, identity: str) -> Election:
-    return Election(server, namespace="netaccel", identity=identity, terms=TERMS, clock=clock)  # type: ignore[arg-type]
+    return Election(server, namespace="netaccel", identity=identity, terms=TERMS, clock=clock)
 
 
 async def test_the_first_one_is_elected_and_the_second_waits_for_as_long_as_was_promised() -> None:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 import pytest
+from fakeapi import FakeApi
 
 from netaccel.errors import ApiError, ApiUnreachableError
 from netaccel.model.event import ObjectKey
@@ -21,38 +21,25 @@ NOTICES = [
 ]
 
 
-class Faulty:
+class Faulty(FakeApi):
     """An API that fails for the n-th request, and remembers what was created."""
-
-    where = "https://192.0.2.1:6443"
 
     def __init__(self, *faults: ApiError | bytes | None) -> None:
         self.faults = list(faults)
         self.created: list[str] = []
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str = "",
-    ) -> bytes:
+    def answer(self, method: str, body: bytes) -> bytes:
         fault = self.faults.pop(0) if self.faults else None
         if isinstance(fault, ApiError):
             raise fault
         if method == "POST":
-            event: dict[str, Any] = msgspec.json.decode(body or b"")
+            event: dict[str, Any] = msgspec.json.decode(body)
             self.created.append(event["regarding"]["name"])
         return fault or b"{}"
 
-    def stream(self, path: str, query: Mapping[str, str], *, silence: float) -> object:
-        raise NotImplementedError
-
 
 def writer(api: Faulty) -> EventWriter:
-    return EventWriter(api, "node-1", lambda: NOTICES, clock=lambda: 0.0)  # type: ignore[arg-type]
+    return EventWriter(api, "node-1", lambda: NOTICES, clock=lambda: 0.0)
 
 
 @pytest.mark.parametrize("error", [ApiUnreachableError("away"), ApiError("busy", 429), ApiError("", 503)])
@@ -89,7 +76,7 @@ async def test_no_rights_are_said_once_and_tried_slowly(caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("fault", [ApiUnreachableError("away"), b"<html>", b'{"items": 7}'])
 async def test_the_warden_outlives_a_bad_answer(fault: ApiError | bytes) -> None:
-    warden = Warden(Faulty(fault, b'{"items": []}'), lambda: None)  # type: ignore[arg-type]
+    warden = Warden(Faulty(fault, b'{"items": []}'), lambda: None)
     assert 0 < await warden.step() <= 30
     assert warden.problem == ""
     assert await warden.step() == 0

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
+from fakeapi import FakeApi
 
 from netaccel.errors import ApiError, ApiUnreachableError, DatapathError
 from netaccel.model.event import ObjectKey, Reject, Upsert
@@ -75,31 +75,18 @@ def test_the_last_transition_is_one_of_status_only() -> None:
 # ---------------------------------------------------------------------- the writer
 
 
-class Refusing:
+class Refusing(FakeApi):
     """An API that answers as it is told: bytes, or an error."""
 
-    where = "https://192.0.2.1:6443"
-
     def __init__(self) -> None:
-        self.answer: bytes | ApiError = b'{"metadata":{"uid":"1"}}'
+        self.told: bytes | ApiError = b'{"metadata":{"uid":"1"}}'
         self.asked: list[str] = []
 
-    async def request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        content_type: str = "",
-    ) -> bytes:
+    def answer(self, method: str, body: bytes) -> bytes:
         self.asked.append(method)
-        if isinstance(self.answer, ApiError):
-            raise self.answer
-        return self.answer
-
-    def stream(self, path: str, query: Mapping[str, str], *, silence: float) -> object:
-        raise NotImplementedError
+        if isinstance(self.told, ApiError):
+            raise self.told
+        return self.told
 
 
 class Bench:
@@ -110,7 +97,7 @@ class Bench:
         self.snapshot: NodeSnapshot | DatapathError = SNAPSHOT
         self.api = Refusing()
         self.writer = NodeStateWriter(
-            self.api,  # type: ignore[arg-type]
+            self.api,
             "node-1",
             self._look,
             clock=lambda: self.now,
@@ -134,17 +121,17 @@ class Bench:
 )
 async def test_with_the_api_away_it_tries_soon_and_stays_quiet(error: ApiError) -> None:
     bench = Bench()
-    bench.api.answer = error
+    bench.api.told = error
     waits = [await bench.writer.step() for _ in range(20)]
     assert all(0 < wait <= 30 for wait in waits[:1])
     assert bench.writer.problem == ""
-    bench.api.answer = b"{}"
+    bench.api.told = b"{}"
     assert await bench.writes(100.0)
 
 
 async def test_a_server_that_asks_for_time_gets_it() -> None:
     bench = Bench()
-    bench.api.answer = ApiError("", 429, "", 77.0)
+    bench.api.told = ApiError("", 429, "", 77.0)
     assert await bench.writer.step() >= 77
 
 
@@ -159,13 +146,13 @@ async def test_what_a_person_must_mend_is_said_once_and_tried_slowly(
     error: ApiError, remedy: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench = Bench()
-    bench.api.answer = error
+    bench.api.told = error
     assert await bench.writer.step() >= 240
     assert remedy in bench.writer.problem
     assert not await bench.writes(200.0), "not before its time, stirred or not"
     await bench.writes(400.0)
     assert len(caplog.records) == 1
-    bench.api.answer = b"{}"
+    bench.api.told = b"{}"
     assert await bench.writes(800.0)
     assert bench.writer.problem == ""
 
@@ -174,16 +161,16 @@ async def test_a_server_that_goes_away_later_is_given_time_too() -> None:
     bench = Bench()
     assert await bench.writes(0.0)
     bench.snapshot = replace(SNAPSHOT, mode=Mode.DRAINING)
-    bench.api.answer = ApiError("", 429, "", 77.0)
+    bench.api.told = ApiError("", 429, "", 77.0)
     assert await bench.writes(10.0)
-    bench.api.answer = b"{}"
+    bench.api.told = b"{}"
     assert not await bench.writes(86.0)
     assert await bench.writes(110.0)
 
 
 async def test_an_answer_that_is_no_object_harms_nothing() -> None:
     bench = Bench()
-    bench.api.answer = b"<html>"
+    bench.api.told = b"<html>"
     assert await bench.writer.step() > 0
     assert bench.writer.problem == ""
 
