@@ -12,9 +12,9 @@ import click
 
 from netaccel.cluster import install, lifecycle, proxies
 from netaccel.cluster.handle import Cluster
-from netaccel.cluster.plan import check_name
 from netaccel.cluster.state import State, locked
 from netaccel.commands.output import emit, examples, output_option, print_table
+from netaccel.lab.plan import check_name
 from netaccel.lab.shell import require_root_and_tools
 
 DEFAULT_NAME = "local"

@@ -14,11 +14,12 @@ from typing import Any
 from netaccel.cluster import groups, install, lifecycle, node, proxies
 from netaccel.cluster.control import Control
 from netaccel.cluster.node import Programs
-from netaccel.cluster.plan import CLIENT, CONTROL_PLANE, Plan, check_name
+from netaccel.cluster.plan import CLIENT, CONTROL_PLANE, Plan
 from netaccel.cluster.process import environment
 from netaccel.cluster.settings import CONTAINERD_SOCKET
 from netaccel.cluster.state import State, read_state
 from netaccel.errors import LabError
+from netaccel.lab.plan import check_name
 from netaccel.lab.process import Place
 
 _POLL = 0.1

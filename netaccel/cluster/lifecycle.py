@@ -11,14 +11,14 @@ from pathlib import Path
 from netaccel.cluster import binaries, dns, groups, images, install, network, node, pki, proxies, runtime
 from netaccel.cluster.control import PROGRAMS, Control
 from netaccel.cluster.node import Credentials, Programs, last_line
-from netaccel.cluster.plan import CONTROL_PLANE, DISKS, RUN, Plan, check_name, make_plan
+from netaccel.cluster.plan import CONTROL_PLANE, DISKS, RUN, Plan, make_plan
 from netaccel.cluster.settings import MODES
 from netaccel.cluster.state import State, locked, read_state, write_state
 from netaccel.datapath import libbpf
 from netaccel.datapath.mounts import filesystem_of
 from netaccel.errors import LabError
 from netaccel.lab.lock import remove_empty
-from netaccel.lab.plan import NodePlan
+from netaccel.lab.plan import NodePlan, check_name
 from netaccel.lab.shell import require_root_and_tools
 
 Say = Callable[[str], None]

@@ -11,18 +11,16 @@ Every namespace of cluster ``x`` is called ``nc-x-…``. Nodes are numbered from
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from netaccel.errors import LabError
-from netaccel.lab.plan import NodePlan
+from netaccel.lab.plan import NodePlan, check_name, number_nodes
 
 RUN = Path("/run/netaccel/cluster")
 DISKS = Path("/var/lib/netaccel/cluster")
 """A node's files may be many: they are kept from /run, which lies in memory on most machines."""
 
-MAX_NODES = 32
 API_PORT = 6443
 DNS4, DNS6 = "10.96.0.10", "fd00:10:96::a"
 DOMAIN = "cluster.local"
@@ -90,34 +88,12 @@ class Plan:
         raise LabError(f"cluster {self.name} has no {name}; its nodes: {names}")
 
 
-def check_name(name: str) -> str:
-    """Return the name, or raise LabError."""
-    if not re.fullmatch(r"[a-z0-9]{1,20}", name):
-        raise LabError(f"--name {name!r}: give 1 to 20 lower-case letters and digits")
-    return name
-
-
 def namespace(cluster: str, what: str) -> str:
     """Name of a network namespace."""
     return f"nc-{cluster}-{what}"
 
 
 def make_plan(name: str, nodes: int = 2) -> Plan:
-    """Lay out a cluster. Raises LabError."""
+    """Lay out a cluster. Raises ConfigError."""
     check_name(name)
-    if not 1 <= nodes <= MAX_NODES:
-        raise LabError(f"--nodes {nodes}: give 1 to {MAX_NODES}")
-    return Plan(name, tuple(_node(name, number) for number in range(1, nodes + 1)))
-
-
-def _node(cluster: str, number: int) -> NodePlan:
-    return NodePlan(
-        number=number,
-        name=f"node-{number}",
-        namespace=namespace(cluster, f"node-{number}"),
-        address4=f"172.30.0.{10 + number}",
-        address6=f"fd00:30::{10 + number}",
-        pod_cidr4=f"10.244.{number}.0/24",
-        pod_cidr6=f"fd00:10:244:{number}::/64",
-        zone=f"zone-{'abc'[(number - 1) % 3]}",
-    )
+    return Plan(name, number_nodes(nodes, lambda what: namespace(name, what)))

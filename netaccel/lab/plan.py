@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -175,20 +176,26 @@ def paths(name: str) -> Paths:
 def make_plan(name: str, nodes: int = 3, *, hop: bool = False) -> Plan:
     """Lay out a lab. Raises ConfigError."""
     check_name(name)
-    if not 1 <= nodes <= MAX_NODES:
-        raise ConfigError(f"--nodes {nodes}: give 1 to {MAX_NODES}")
-    return Plan(name, tuple(_node(name, number) for number in range(1, nodes + 1)), hop)
+    return Plan(name, number_nodes(nodes, lambda what: namespace(name, what)), hop)
+
+
+def number_nodes(count: int, namespace: Callable[[str], str]) -> tuple[NodePlan, ...]:
+    """Lay out nodes; ``namespace`` names the network namespace of one. Raises ConfigError."""
+    if not 1 <= count <= MAX_NODES:
+        raise ConfigError(f"--nodes {count}: give 1 to {MAX_NODES}")
+    return tuple(_node(number, namespace) for number in range(1, count + 1))
 
 
 def _hash(pod_ns: str, pod_name: str) -> str:
     return hashlib.sha256(f"{pod_ns}/{pod_name}".encode()).hexdigest()[:10]
 
 
-def _node(lab: str, number: int) -> NodePlan:
+def _node(number: int, namespace: Callable[[str], str]) -> NodePlan:
+    name = f"node-{number}"
     return NodePlan(
         number=number,
-        name=f"node-{number}",
-        namespace=namespace(lab, f"node-{number}"),
+        name=name,
+        namespace=namespace(name),
         address4=f"172.30.0.{10 + number}",
         address6=f"fd00:30::{10 + number}",
         pod_cidr4=f"10.244.{number}.0/24",

@@ -18,7 +18,7 @@ from netaccel.cluster.init import Boot, hand_down, surplus
 from netaccel.cluster.plan import DNS4, DNS6, make_plan
 from netaccel.cluster.runtime import Runtime
 from netaccel.cluster.state import State
-from netaccel.errors import LabError
+from netaccel.errors import ConfigError, LabError
 from netaccel.lab.plan import SERVICE_CIDR4, SERVICE_CIDR6
 
 HYBRID = """\
@@ -56,7 +56,7 @@ def test_the_address_of_dns_is_a_services() -> None:
     ("name", "nodes"), [("X", 2), ("", 2), ("a-b", 2), ("a" * 21, 2), ("x", 0), ("x", 33)]
 )
 def test_a_plan_that_cannot_be_is_refused(name: str, nodes: int) -> None:
-    with pytest.raises(LabError, match="--n"):
+    with pytest.raises(ConfigError, match="--n"):
         make_plan(name, nodes)
 
 
