@@ -21,7 +21,7 @@ from netaccel.datapath import netlink
 from netaccel.errors import DatapathError
 
 API = HostPort("127.0.0.1", 9962)
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("NETACCEL_TEST_PATIENCE", "60"))  # seconds until what must happen has failed
 
 
 class Node:
