@@ -44,15 +44,16 @@ class Control(ControlPlane):
         self._group = place.cgroup
 
     def start_api_server(self) -> None:
-        """Start the API server; managers that outlived the last one begin anew.
+        """Start the API server; managers that outlived the last one end before, and begin anew after.
 
         Elsewhere they end when they can't renew their Lease. One that went on would hold against nodes that
         they didn't renew theirs meanwhile, and take all pods out of service (node-monitor-grace-period).
         """
+        outlived = any(groups.named(self._group, name) for name in _MANAGERS)
+        for name in _MANAGERS:
+            groups.end(self._group, name, grace=0.0)
         super().start_api_server()
-        if any(groups.named(self._group, name) for name in _MANAGERS):
-            for name in _MANAGERS:
-                groups.end(self._group, name, grace=0.0)
+        if outlived:
             self._start_managers()
 
     def running(self) -> dict[str, int]:

@@ -17,7 +17,7 @@ class Timings:
     first_silence: float = 30.0
     watch: float = 300.0
     healthy: float = 10.0
-    retry: tuple[float, float] = (0.5, 20.0)
+    retry: tuple[float, float] = (0.5, 10.0)
     refused: tuple[float, float] = (2.0, 60.0)
 
 
