@@ -54,7 +54,15 @@ class _Group(click.Group):
         lazy = _COMMANDS.get(cmd_name)
         if lazy is None or not importlib.util.find_spec(lazy.module):
             return None
-        return cast("click.Command", getattr(importlib.import_module(lazy.module), lazy.attribute))
+        try:
+            module = importlib.import_module(lazy.module)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("netaccel"):
+                raise
+            raise click.ClickException(
+                f"{cmd_name}: Python package {error.name} is missing: pip install 'netaccel[{cmd_name}]'"
+            ) from error
+        return cast("click.Command", getattr(module, lazy.attribute))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -289,7 +289,10 @@ def _frontends(
 def _guards(
     frontends: Iterable[Frontend], family: int, node: NodeFacts, known: set[Address]
 ) -> Iterator[Frontend]:
-    """What keeps others away: node ports from bind(), other ports of an address (once for all ports)."""
+    """What keeps others away: node ports from bind(), other ports of a cluster IP (once for all ports).
+
+    External and load balancers' addresses may be a host's, which has services of its own at other ports.
+    """
     reserved = False
     for frontend in frontends:
         if frontend.kind is Kind.NODE_PORT:
@@ -297,7 +300,9 @@ def _guards(
                 unspecified = UNSPECIFIED4 if family == FAMILIES[0] else UNSPECIFIED6
                 yield _guard(unspecified, frontend.port, frontend.proto, Kind.RESERVED_PORT)
             reserved = True
-        elif frontend.addr not in node.addresses and frontend.addr not in known:
+        elif frontend.kind is Kind.CLUSTER_IP and not (
+            frontend.addr in node.addresses or frontend.addr in known
+        ):
             known.add(frontend.addr)
             yield _guard(frontend.addr, 0, 0, Kind.WILDCARD)
 

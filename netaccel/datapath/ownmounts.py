@@ -45,7 +45,7 @@ def remove(own: Path = OWN, first: Path = FIRST) -> list[str]:
             with _told(f"unmount {path}"):
                 libbpf.unmount(str(path))
             done.append(f"mount {path}")
-        with contextlib.suppress(FileNotFoundError), _told(f"rmdir {path}"):
+        with _told(f"rmdir {path}"), contextlib.suppress(FileNotFoundError):
             path.rmdir()
     # A pod has the folder as a mount of its own, and only the node can remove it; others' files may be there.
     with contextlib.suppress(OSError):
