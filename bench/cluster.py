@@ -229,7 +229,9 @@ def main() -> int:
     parser.add_argument("--stages", type=int, nargs="+", default=standard.stages, help="numbers of Services")
     parser.add_argument("--proxies", nargs="+", default=proxies.ALL, choices=proxies.ALL)
     given = parser.parse_args()
-    found = measure(Plan(tuple(given.stages), tuple(given.proxies), given.bound, given.changes, given.idle))
+    found = measure(
+        Plan(tuple(sorted(given.stages)), tuple(given.proxies), given.bound, given.changes, given.idle)
+    )
     show(TITLE, found)
     results.write(found, Path("build/bench.jsonl"))
     return int(any(r.ok is False for r in found))
