@@ -57,7 +57,6 @@ def test_a_minute_without_the_api_server(web: World) -> None:
         assert "last current" in web.told(left_alone)
         control.start_api_server()
         web.note("the API server is back")
-        start_kubelets_anew(web)
         for node in NODES:
             wait_for(
                 lambda node=node: (now := web.status(node))["ready"] and not now["sources"][0]["problem"],
@@ -68,6 +67,7 @@ def test_a_minute_without_the_api_server(web: World) -> None:
         web.served(inside(web, "late"), restarted)
     found.check()
 
+    start_kubelets_anew(web)
     web.kubectl("scale", "deployment/web", "--replicas=4")
     web.rolled_out("deployment/web")
     everybody = {one["metadata"]["name"] for one in web.pods("web")}
@@ -79,7 +79,7 @@ def test_a_minute_without_the_api_server(web: World) -> None:
 def start_kubelets_anew(world: World) -> None:
     """After so long without an answer a kubelet waits for up to two minutes until it asks again.
 
-    That is longer than the node controller waits until it takes a node's pods out of service.
+    Not under load: a kubelet that starts takes its pods for unready until it has asked them.
     """
     for node in NODES:
         groups.end(groups.node(world.cluster.name, node), "kubelet", grace=0.0)
