@@ -17,7 +17,7 @@ from netaccel.observe import takeover
 from netaccel.observe.conntrack import Census
 from netaccel.observe.takeover import Codes
 from netaccel.reconcile import Mode, Reconciler
-from netaccel.records import FlowKey
+from netaccel.records import Flow, FlowKey
 
 log = logging.getLogger(__name__)
 
@@ -96,10 +96,7 @@ class TakeOver:
             await asyncio.to_thread(self._forget_ended)
 
     def _forget_ended(self) -> None:
-        frontends = self._maps.dump("frontends")
-        connections = conntrack.read(takeover.places(frontends))
-        known = dict(takeover.flows_of(connections, frontends, self._codes, self._plane.clock.now())).keys()
-        takeover.forget_ended(self._maps, self._abi, self._codes, known)
+        takeover.forget_ended(self._maps, self._abi, self._codes, self._translated().keys())
 
     def warnings(self) -> list[str]:
         """What could not be done."""
@@ -118,11 +115,15 @@ class TakeOver:
             found.append(f"{census.stack} flows from before go on through the node's stack")
         return found
 
-    def _import(self) -> set[FlowKey]:
-        """Keys of all flows of frontends that the kernel translates; those that are missing are added."""
+    def _translated(self) -> dict[FlowKey, Flow]:
+        """Both halves of all flows of frontends that the kernel translates now."""
         frontends = self._maps.dump("frontends")
         connections = conntrack.read(takeover.places(frontends))
-        entries = dict(takeover.flows_of(connections, frontends, self._codes, self._plane.clock.now()))
+        return dict(takeover.flows_of(connections, frontends, self._codes, self._plane.clock.now()))
+
+    def _import(self) -> set[FlowKey]:
+        """Keys of all flows of frontends that the kernel translates; those that are missing are added."""
+        entries = self._translated()
         self._imported = self._imported or bool(entries)
         done = takeover.import_flows(self._maps, self._abi, entries.items())
         if done.left_out:
