@@ -44,10 +44,11 @@ async def test_a_slice_of_host_names_is_one_line_beside_what_is_served(
 async def test_the_largest_slice_that_there_can_be_comes_whole(
     control_plane: ControlPlane, made: Hand
 ) -> None:
-    await made.put(service("web"))
+    web = await made.put(service("web"))
     addresses = [f"10.244.{number // 250}.{number % 250 + 1}" for number in range(1000)]
     large = await made.put(endpoint_slice("web-1", "web", addresses))
     async with feeding(control_plane.admin) as feed:
+        await feed.has(web)  # each kind has a stream of its own: the slice may come first
         await feed.has(large)
         key = ServiceKey(made.namespace, "web")
         found = feed.world.service(key)
@@ -57,14 +58,14 @@ async def test_the_largest_slice_that_there_can_be_comes_whole(
 
 
 async def test_an_endpoint_in_several_slices_is_one(control_plane: ControlPlane, made: Hand) -> None:
-    await made.put(service("web"))
+    web = await made.put(service("web"))
     pieces = [
         await made.put(endpoint_slice(f"web-{number}", "web", ["10.244.1.5", f"10.244.1.{number + 6}"]))
         for number in range(3)
     ]
     async with feeding(control_plane.admin) as feed:
-        for piece in pieces:
-            await feed.has(piece)
+        for one in (web, *pieces):
+            await feed.has(one)
         key = ServiceKey(made.namespace, "web")
         found, slices = feed.world.service(key), feed.world.slices(key)
         assert found is not None
