@@ -33,6 +33,12 @@ _COMMANDS = {
         "netaccel.commands.doctor", "doctor", "What this kernel can do, and what is used instead."
     ),
     "service": _Lazy("netaccel.commands.service", "service", "Services as the kernel's maps hold them."),
+    "policy": _Lazy(
+        "netaccel.commands.policy", "policy", "Policies: what they select, what they would have dropped."
+    ),
+    "explain": _Lazy("netaccel.commands.explain", "explain", "Would it be allowed, and which rule says so."),
+    "flows": _Lazy("netaccel.commands.flows", "flows", "Who talks to whom, with verdict and rule."),
+    "drops": _Lazy("netaccel.commands.drops", "drops", "What was not carried, where and why."),
     "map": _Lazy("netaccel.commands.map", "map_group", "Any map, readable."),
     "detach": _Lazy(
         "netaccel.commands.detach", "detach", "Remove all that the agent made, and nothing else."

@@ -209,6 +209,16 @@ class Settings(_Frozen):
     new_flows_per_second: int = Field(
         100_000, ge=0, le=10**8, description="new flows stored a second and CPU; 0: no limit"
     )
+    policy: Literal["on", "off"] = Field("on", description="enforce policies at pods' devices")
+    strict: bool = Field(
+        False, description="carry nothing of a pod before its policy is in force, with no agent too"
+    )
+    state: Path = Field(
+        Path("/var/lib/netaccel"), description="folder for what outlives reboots: recorded edges"
+    )
+    flow_history: PositiveInt = Field(65_536, description="flows kept in memory for `netaccel flows`")
+    edge_days: PositiveFloat = Field(7.0, description="days that recorded edges are kept")
+    edge_megabytes: PositiveFloat = Field(256.0, description="size on disk that recorded edges may take")
     compare_interval: PositiveFloat = Field(300.0, description="seconds between comparisons with the maps")
     sweep_interval: PositiveFloat = Field(30.0, description="seconds between sweeps of expired flows")
 

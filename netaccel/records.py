@@ -223,3 +223,160 @@ class Limiter(NamedTuple):
 
     tick: int
     admitted: int
+
+
+class IdentityKey(NamedTuple):
+    """Key of ``identities``. ``prefix_length`` of the 16-byte form: IPv4 /n is 96 + n."""
+
+    prefix_length: int
+    addr: bytes
+
+
+class Identity(NamedTuple):
+    """Value of ``identities``. ``flags``: enum identity_flag."""
+
+    identity: int
+    flags: int
+
+
+class PolicyEndpoint(NamedTuple):
+    """Value of ``policy_endpoints`` (key: ifindex of the pod's device)."""
+
+    subject: int
+    identity: int
+    ingress_row: int
+    egress_row: int
+    flags: int
+    addr4: bytes
+    addr6: bytes
+
+
+class PolicyPeerKey(NamedTuple):
+    """Key of ``policy_peers`` (value: a row)."""
+
+    subject: int
+    identity: int
+    direction: int
+
+
+class PolicyRowKey(NamedTuple):
+    """Key of ``policy_rows``. ``prefix_length``: 32, 48 (a protocol) or 48 + n (a prefix of ports)."""
+
+    prefix_length: int
+    row: int
+    proto: int
+    port: int
+
+
+class PolicyVerdict(NamedTuple):
+    """Value of ``policy_rows``. ``action``, ``shadow``: enum policy_action."""
+
+    rule: int
+    shadow_rule: int
+    action: int
+    shadow: int
+    isolated: int
+    shadow_isolated: int
+
+
+class PolicyRule(NamedTuple):
+    """Value of ``policy_rules`` (key: rule id, 0 never used)."""
+
+    namespace: str
+    name: str
+    kind: int
+    direction: int
+    action: int
+    monitor: int
+    number: int
+
+
+class PolicyRevision(NamedTuple):
+    """Value of ``policy_revision`` (key: 0)."""
+
+    revision: int
+    strict: int
+
+
+class PolicyFlowKey(NamedTuple):
+    """Key of ``policy_flows4`` and ``policy_flows6``: the pod's end first, whoever opened the flow."""
+
+    pod: bytes
+    peer: bytes
+    pod_port: int
+    peer_port: int
+    proto: int
+    ifindex: int
+
+
+class PolicyFlow(NamedTuple):
+    """Value of ``policy_flows4`` and ``policy_flows6``."""
+
+    revision: int
+    identity: int
+    rule: int
+    shadow_rule: int
+    seen: int
+    opened: int
+    state: int
+    direction: int
+    verdict: int
+    flags: int
+    service: int
+    sent_packets: int
+    sent_bytes: int
+    received_packets: int
+    received_bytes: int
+
+
+class GateKey(NamedTuple):
+    """Key of ``gate_addresses`` (value: 1)."""
+
+    addr: bytes
+
+
+class FlowEvent(NamedTuple):
+    """A sample of ``flow_events``. ``time``: nanoseconds of CLOCK_MONOTONIC."""
+
+    time: int
+    src: bytes
+    dst: bytes
+    sport: int
+    dport: int
+    proto: int
+    direction: int
+    verdict: int
+    type: int
+    ifindex: int
+    reason: int
+    identity: int
+    rule: int
+    shadow_rule: int
+    service: int
+    length: int
+    path: int
+    tcp_flags: int
+    icmp_type: int
+    icmp_code: int
+    location: int
+
+
+class DropPairKey(NamedTuple):
+    """Key of ``drop_pairs``."""
+
+    src: bytes
+    dst: bytes
+    dport: int
+    proto: int
+    type: int
+    reason: int
+    ifindex: int
+    rule: int
+
+
+class DropPair(NamedTuple):
+    """Value of ``drop_pairs``. ``window``: jiffies of its last event."""
+
+    packets: int
+    bytes: int
+    window: int

@@ -14,7 +14,8 @@
 #include <linux/types.h>
 
 #define ADDR_LEN 16
-#define NAME_LEN 64 /* a DNS label of 63 octets and its NUL */
+#define NAME_LEN 64         /* a DNS label of 63 octets and its NUL */
+#define POLICY_NAME_LEN 256 /* a DNS subdomain of 253 octets and its NUL */
 
 /* ------------------------------------------------------------------ enums */
 
@@ -38,7 +39,14 @@ enum drop_reason {
 	DROP_NO_ROUTE,         /* no route or neighbour towards the backend or the client */
 	DROP_PORT_RESERVED,    /* bind() to a frontend's node port */
 	DROP_REWRITE,          /* a helper refused a rewrite */
-	DROP_REASONS,          /* count of the above, keep last */
+	DROP_POLICY_DENIED,    /* a policy's rule drops it: silent */
+	DROP_POLICY_REJECTED,  /* a policy's rule rejects it: answered */
+	DROP_POLICY_ISOLATED,  /* its pod is isolated in this direction and no rule allows it: silent */
+	DROP_POLICY_UNREADY,   /* a pod whose policy is not compiled yet, in strict mode */
+	DROP_POLICY_SPOOFED,   /* from a pod's device, with an address that is not the pod's */
+	DROP_POLICY_UNKNOWN,   /* a policy is in force and the packet can't be read far enough to be judged */
+	DROP_POLICY_INCOMPLETE, /* a table that a decision needs has no entry: never, or it is a defect */
+	DROP_REASONS,           /* count of the above, keep last */
 };
 
 /* How a connection travels (design: path). */
@@ -133,8 +141,90 @@ enum counter {
 	COUNTER_FLOW6_SWEPT,
 	COUNTER_FLOW4_IMPORTED, /* taken from the kernel's conntrack; only the agent writes these two */
 	COUNTER_FLOW6_IMPORTED,
-	COUNTER_TO_STACK, /* packets to a frontend that were left to the node's stack */
-	COUNTERS,         /* count, keep last */
+	COUNTER_TO_STACK,         /* packets to a frontend that were left to the node's stack */
+	COUNTER_EVENT_SEEN,       /* verdicts and drops that make an event; = exported + aggregated + lost */
+	COUNTER_EVENT_EXPORTED,   /* ... written to flow_events */
+	COUNTER_EVENT_AGGREGATED, /* ... counted in drop_pairs, since their pair had its event this second */
+	COUNTER_EVENT_LOST,       /* ... flow_events was full */
+	COUNTER_POLICY4_INSERT,   /* entries of policy_flows4, 6 */
+	COUNTER_POLICY4_DELETE,
+	COUNTER_POLICY6_INSERT,
+	COUNTER_POLICY6_DELETE,
+	COUNTER_POLICY4_SWEPT, /* expired entries deleted; only the agent writes these two */
+	COUNTER_POLICY6_SWEPT,
+	COUNTER_POLICY_AGAIN, /* established flows that were judged again after a change of policy */
+	COUNTERS,             /* count, keep last */
+};
+
+/* --------------------------------------------------------------- policy */
+
+/* Of traffic as the pod sees it. */
+enum policy_direction {
+	POLICY_INGRESS = 0, /* to the pod */
+	POLICY_EGRESS,      /* from the pod */
+};
+
+enum policy_action {
+	POLICY_ALLOW = 0,
+	POLICY_DROP,   /* silently */
+	POLICY_REJECT, /* answered: reset, or ICMP administratively prohibited */
+};
+
+/* What became of a packet or flow. */
+enum verdict {
+	VERDICT_FORWARDED = 0,
+	VERDICT_DROPPED,
+	VERDICT_AUDITED, /* forwarded; policy in monitor mode would have dropped it */
+	VERDICT_REDIRECTED,
+	VERDICT_TRANSLATED,
+	VERDICTS, /* count, keep last */
+};
+
+enum identity_flag {
+	IDENTITY_HOST = 1, /* an address of this node: it always reaches its pods */
+	IDENTITY_NODE = 2, /* an address of any node */
+	IDENTITY_POD = 4,
+};
+
+enum policy_kind {
+	KIND_NETWORK_POLICY = 1,
+	KIND_CLUSTER_NETWORK_POLICY,
+	KIND_TRAFFIC_POLICY,
+	KIND_CLUSTER_TRAFFIC_POLICY,
+};
+
+enum rule_action { /* as its author wrote it */
+	RULE_ALLOW = 0,
+	RULE_DROP,
+	RULE_REJECT,
+	RULE_PASS,
+	RULE_MONITOR,
+	RULE_ISOLATION, /* none: the policy isolates and no rule allowed */
+};
+
+enum endpoint_flag {
+	ENDPOINT_INGRESS = 1, /* some policy selects it for ingress: what can't be judged is dropped */
+	ENDPOINT_EGRESS = 2,
+};
+
+enum policy_flow_state {         /* of one pod's end of a flow; a subset of enum flow_state's sense */
+	POLICY_FLOW_NEW = 0,     /* nothing seen from the other side */
+	POLICY_FLOW_ESTABLISHED, /* both sides have sent */
+	POLICY_FLOW_CLOSING,     /* a FIN of one side */
+	POLICY_FLOW_CLOSED,      /* FINs of both, or an RST */
+};
+
+enum policy_flow_flag {
+	POLICY_FLOW_PLAIN = 1,    /* no program of the pod device translates it: load balancing is skipped */
+	POLICY_FLOW_REJECTED = 2, /* not allowed: the entry lets only the answer to the pod or peer pass */
+	POLICY_FLOW_FIN_POD = 4,  /* the pod has sent a FIN */
+	POLICY_FLOW_FIN_PEER = 8, /* the peer has */
+};
+
+enum flow_event_type {
+	EVENT_VERDICT = 0, /* a new flow's, or an old one's that was judged again and differs */
+	EVENT_DROP,        /* a packet that was not carried, policy's or load balancer's */
+	EVENT_KERNEL_DROP, /* the kernel's own, by tp_btf kfree_skb */
 };
 
 /* ------------------------------------------------------- keys and values */
@@ -333,6 +423,154 @@ struct sock_udp_key { /* an unconnected UDP socket's choice for one frontend */
 struct sock_udp {
 	__u32 backend;
 	__u32 generation;
+};
+
+/* ---- policy. A decision: policy_endpoints (by device) → identities (the peer's address) → policy_peers
+ * → policy_rows. What identities lacks is IDENTITY 0: the world, in no CIDR that a policy names. */
+
+struct identity_key { /* longest prefix match; IPv4 mapped, so that IPv4 /n is 96 + n */
+	__u32 prefix_length;
+	__u8 addr[ADDR_LEN];
+};
+
+struct identity {
+	__u32 identity; /* not 0 */
+	__u32 flags;    /* enum identity_flag */
+};
+
+struct policy_endpoint {   /* key: ifindex of the pod's device on the node */
+	__u32 subject;     /* which rules: key of policy_peers; pods with the same rules share one */
+	__u32 identity;    /* the pod's own */
+	__u32 ingress_row; /* for peers that policy_peers does not name */
+	__u32 egress_row;
+	__u32 flags; /* enum endpoint_flag */
+	__u32 pad;
+	__u8 addr4[ADDR_LEN]; /* the pod's addresses, zero where it has none of that family */
+	__u8 addr6[ADDR_LEN];
+};
+
+struct policy_peer_key {
+	__u32 subject;
+	__u32 identity;  /* the peer's */
+	__u32 direction; /* enum policy_direction */
+};
+
+struct policy_row_key { /* longest prefix match: 32 (the whole row), 48 (a protocol), 48 + n (ports) */
+	__u32 prefix_length;
+	__u32 row;
+	__u8 proto;
+	__u8 pad;    /* zero, part of the prefix */
+	__be16 port; /* the destination's; of ICMP 256 × type + code */
+};
+
+struct policy_verdict {
+	__u32 rule; /* that gave the enforced action: key of policy_rules; 0: none, allowed by default */
+	__u32 shadow_rule; /* that gave the shadow action */
+	__u8 action;       /* enum policy_action, of policies in force */
+	__u8 shadow;       /* enum policy_action, with policies in monitor mode as if they were in force */
+	__u8 isolated;     /* 1: action is what isolation says, no rule matched */
+	__u8 shadow_isolated;
+};
+
+struct policy_rule { /* names of a rule, so that the maps alone can be read */
+	char namespace[NAME_LEN];
+	char name[POLICY_NAME_LEN];
+	__u8 kind;      /* enum policy_kind */
+	__u8 direction; /* enum policy_direction */
+	__u8 action;    /* enum rule_action */
+	__u8 monitor;   /* 1: the policy is in monitor mode */
+	__u16 number;   /* of the rule in its direction; 0xffff with RULE_ISOLATION */
+	__u16 pad;
+};
+
+struct policy_revision { /* key 0: what was judged under another revision is judged again */
+	__u32 revision;
+	__u32 strict; /* 1: devices of pods that policy_endpoints lacks carry nothing */
+};
+
+struct policy_flow4_key { /* one end of a flow; both ways have the same key */
+	__be32 pod;
+	__be32 peer;
+	__be16 pod_port; /* of ICMP the identifier, and 0 */
+	__be16 peer_port;
+	__u8 proto;
+	__u8 pad[3];
+	__u32 ifindex;
+};
+
+struct policy_flow6_key {
+	__u8 pod[ADDR_LEN];
+	__u8 peer[ADDR_LEN];
+	__be16 pod_port;
+	__be16 peer_port;
+	__u8 proto;
+	__u8 pad[3];
+	__u32 ifindex;
+};
+
+struct policy_flow {
+	__u32 revision;
+	__u32 identity; /* the peer's */
+	__u32 rule;
+	__u32 shadow_rule;
+	__u32 seen; /* jiffies, low 32 bits */
+	__u32 opened;
+	__u8 state;         /* enum policy_flow_state */
+	__u8 direction;     /* enum policy_direction: INGRESS, the peer opened it */
+	__u8 verdict;       /* enum verdict */
+	__u8 flags;         /* enum policy_flow_flag */
+	__u32 service;      /* of the frontend that the pod named, where a pod device translated; else 0 */
+	__u64 sent_packets; /* by the pod */
+	__u64 sent_bytes;
+	__u64 received_packets;
+	__u64 received_bytes;
+};
+
+struct gate_key {
+	__u8 addr[ADDR_LEN]; /* a pod's */
+};
+
+/* A sample of the ring buffer flow_events. */
+struct flow_event {
+	__u64 time; /* bpf_ktime_get_ns() */
+	__u8 src[ADDR_LEN];
+	__u8 dst[ADDR_LEN];
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 direction; /* enum policy_direction, of the pod whose device it is */
+	__u8 verdict;   /* enum verdict */
+	__u8 type;      /* enum flow_event_type */
+	__u32 ifindex;
+	__u32 reason;   /* enum drop_reason; of EVENT_KERNEL_DROP the kernel's enum skb_drop_reason */
+	__u32 identity; /* the peer's; 0 world or unknown */
+	__u32 rule;
+	__u32 shadow_rule;
+	__u32 service;
+	__u32 length; /* of the packet, bytes */
+	__u8 path;    /* enum flow_path */
+	__u8 tcp_flags;
+	__u8 icmp_type;
+	__u8 icmp_code;
+	__u64 location; /* EVENT_KERNEL_DROP: address in the kernel */
+};
+
+struct drop_pair_key { /* what a limited drop event is known by */
+	__u8 src[ADDR_LEN];
+	__u8 dst[ADDR_LEN];
+	__be16 dport;
+	__u8 proto;
+	__u8 type; /* enum flow_event_type */
+	__u32 reason;
+	__u32 ifindex;
+	__u32 rule;
+};
+
+struct drop_pair {
+	__u64 packets; /* all, those with an event too */
+	__u64 bytes;
+	__u32 window; /* jiffies of the last event */
+	__u32 pad;
 };
 
 struct node { /* this node's addresses: the source of SNAT; zero where it has none */

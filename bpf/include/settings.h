@@ -35,6 +35,16 @@ struct abi_enums {
 	enum flow_state flow_state;
 	enum flow_flag flow_flag;
 	enum counter counter;
+	enum policy_direction policy_direction;
+	enum policy_action policy_action;
+	enum verdict verdict;
+	enum identity_flag identity_flag;
+	enum policy_kind policy_kind;
+	enum rule_action rule_action;
+	enum endpoint_flag endpoint_flag;
+	enum policy_flow_state policy_flow_state;
+	enum policy_flow_flag policy_flow_flag;
+	enum flow_event_type flow_event_type;
 };
 struct abi_enums abi_enums SEC(".abi");
 

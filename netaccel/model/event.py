@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod
+from netaccel.model.policy import Policy
 from netaccel.model.service import Service
 
-Object = Service | EndpointSlice | Pod | Node | Namespace
+Object = Service | EndpointSlice | Pod | Node | Namespace | Policy
 
 
 class ObjectKey(NamedTuple):
@@ -51,12 +52,15 @@ class Reject:
 
     ``origin``: the file (and document) or the API's resource. ``path``: where in the object. ``key`` is
     None where not even that could be read.
+    ``fallback``: of a policy, what stands in where there is no good version: it denies what could be read of
+    the subject (design: Policy, bad objects).
     """
 
     key: ObjectKey | None
     origin: str
     path: str
     reason: str
+    fallback: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,14 @@ absent is fine, so a source may repeat itself after a lost watch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, KeysView, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar, assert_never
 
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, PodKey, SliceKey
 from netaccel.model.event import Delete, Event, Forgive, Object, ObjectKey, Reject, Synced, Upsert
+from netaccel.model.policy import Kind, Policy, PolicyKey
 from netaccel.model.service import Service, ServiceKey
 
 _K = TypeVar("_K")
@@ -20,6 +23,7 @@ _I = TypeVar("_I")
 _V = TypeVar("_V")
 
 _NOTHING: frozenset[ServiceKey] = frozenset()
+_POLICIES = frozenset(kind.value for kind in Kind)
 
 
 class WaitingSlice(NamedTuple):
@@ -56,7 +60,9 @@ class World:
         self._nodes: dict[str, Node] = {}
         self._node_deleted = False  # this node's own object was there and is not any more
         self._namespaces: dict[str, Namespace] = {}
+        self._policies: dict[PolicyKey, Policy] = {}
         self._rejections: dict[ObjectKey | None, dict[str, Reject]] = {}
+        self._changed: set[ObjectKey] = set()
 
     # ------------------------------------------------------------- events in
 
@@ -65,11 +71,14 @@ class World:
         match event:
             case Upsert():
                 self._rejections.pop(event.key, None)
+                self._changed.add(event.key)
                 return self._put(event.object)
             case Delete():
+                self._changed.add(event.key)
                 return self._remove(event.key)
             case Reject():
                 self._rejections.setdefault(event.key, {})[event.origin] = event
+                self._stand_in(event)
             case Forgive():
                 self._forgive(event)
             case Synced():
@@ -98,6 +107,9 @@ class World:
             case Namespace():
                 self._namespaces[obj.name] = obj
                 return _NOTHING
+            case Policy():
+                self._policies[obj.key] = obj
+                return _NOTHING
             case _:
                 assert_never(obj)
 
@@ -116,6 +128,9 @@ class World:
                 return self._put_node(key.name, None)
             case "Namespace":
                 self._namespaces.pop(key.name, None)
+                return _NOTHING
+            case kind if kind in _POLICIES:
+                self._policies.pop(PolicyKey(Kind(kind), key.namespace, key.name), None)
                 return _NOTHING
             case _:
                 return _NOTHING
@@ -166,8 +181,24 @@ class World:
             return _NOTHING
         return frozenset(self._services)
 
+    def _stand_in(self, event: Reject) -> None:
+        """A policy that can't be decoded: the last good version stays, or what denies its subject comes."""
+        fallback = event.fallback
+        if fallback is None or event.key is None:
+            return
+        now = self._policies.get(fallback.key)
+        if now is None or (now.denies and now != fallback):
+            self._policies[fallback.key] = fallback
+            self._changed.add(event.key)
+
     def _forgive(self, event: Forgive) -> None:
         _drop(self._rejections, event.key, event.origin)
+        if event.key is None or event.key.kind not in _POLICIES or event.key in self._rejections:
+            return
+        key = PolicyKey(Kind(event.key.kind), event.key.namespace, event.key.name)
+        if key in self._policies and self._policies[key].denies:
+            del self._policies[key]
+            self._changed.add(event.key)
 
     # ----------------------------------------------------------- questions
 
@@ -240,6 +271,26 @@ class World:
         """The Namespace, or None."""
         return self._namespaces.get(name)
 
+    def namespaces(self) -> tuple[Namespace, ...]:
+        """All Namespaces, sorted by name."""
+        return tuple(self._namespaces[name] for name in sorted(self._namespaces))
+
+    def policy(self, key: PolicyKey) -> Policy | None:
+        """The policy, or None."""
+        return self._policies.get(key)
+
+    def policies(self) -> Mapping[PolicyKey, Policy]:
+        """Policies of every kind, those that stand in for refused ones too; read-only."""
+        return MappingProxyType(self._policies)
+
+    def drain_changes(self) -> set[ObjectKey]:
+        """Keys of all objects put or removed since the last call; for the one who compiles policies.
+
+        An object that was told again without a difference may be among them.
+        """
+        changed, self._changed = self._changed, set()
+        return changed
+
     def rejections(self) -> tuple[Reject, ...]:
         """Objects that can't be used, as last told, sorted by origin and then by key."""
         found = [reject for by_origin in self._rejections.values() for reject in by_origin.values()]
@@ -253,6 +304,7 @@ class World:
             "Pod": len(self._pods),
             "Node": len(self._nodes),
             "Namespace": len(self._namespaces),
+            **Counter(key.kind.value for key in self._policies),
         }
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple
 from netaccel.errors import ObjectError
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, PodKey, SliceKey
 from netaccel.model.event import Object, ObjectKey
+from netaccel.model.policy import Policy
 from netaccel.model.service import Service, ServiceKey
 from netaccel.sources import checks, endpoints, raw, services, structs
 from netaccel.sources.structs import RawObject
@@ -144,6 +145,8 @@ def object_key(obj: Object) -> ObjectKey:
             return ObjectKey("Node", "", obj.name)
         case Namespace():
             return ObjectKey("Namespace", "", obj.name)
+        case Policy():
+            return ObjectKey(obj.key.kind.value, obj.key.namespace, obj.key.name)
 
 
 def key_of(document: RawObject, kind: str = "") -> ObjectKey | None:
