@@ -4,5 +4,5 @@
 ::
 
     pods, nodes, CIDRs ──identities─▶ numbers ─┐
-    policies ──selectors─▶ peers' identities ──┴─rows─▶ (subject, direction, peer) → (protocol, ports) → verdict
+    policies ──selectors─▶ peers' identities ──┴─rows─▶ (subject, direction, peer) → (port) → verdict
 """
