@@ -127,7 +127,11 @@ class NodePeer(NamedTuple):
 
 
 class UnknownPeer(NamedTuple):
-    """A peer that can't be resolved (from a newer API, empty, ``domainNames``): ``reason`` says why."""
+    """A peer that can't be resolved (from a newer API, empty, ``domainNames``): ``reason`` says why.
+
+    An ALLOW rule matches nothing by it. A rule of any other action that has one matches every peer and port,
+    and a PASS is a DROP then: it fails closed (ClusterNetworkPolicy v1alpha2, of both kinds of peers).
+    """
 
     path: str
     reason: str

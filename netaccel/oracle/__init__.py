@@ -3,3 +3,22 @@
 
 Shares no code with the compiler, whose oracle it is in property tests; `netaccel explain` asks it too. Pure.
 """
+
+from netaccel.oracle.judge import Exempt, Judgement, Outcome, judge, selecting
+from netaccel.oracle.party import Party, Question, locate, party_of_pod
+from netaccel.oracle.steps import Match, Step, steps
+
+__all__ = [
+    "Exempt",
+    "Judgement",
+    "Match",
+    "Outcome",
+    "Party",
+    "Question",
+    "Step",
+    "judge",
+    "locate",
+    "party_of_pod",
+    "selecting",
+    "steps",
+]
