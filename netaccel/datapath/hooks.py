@@ -15,8 +15,8 @@ from pathlib import Path
 from netaccel.datapath import attach, libbpf
 from netaccel.datapath.attach import Attacher, AttachType, Hook
 from netaccel.datapath.bpfobject import Program, program_info
-from netaccel.datapath.netlink import Device
 from netaccel.datapath.node import NodeView
+from netaccel.datapath.rtnetlink import Device
 from netaccel.errors import DatapathError
 
 log = logging.getLogger(__name__)

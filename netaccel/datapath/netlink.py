@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Devices, addresses, routes and network namespaces; the only module that imports pyroute2.
+"""Changes devices, addresses, routes and network namespaces; the only module that imports pyroute2.
 
 Functions work on the calling thread's network namespace; :func:`inside_namespace` moves it for a while.
-They are synchronous and take milliseconds. :func:`changes` tells when to look again: it carries kinds, not
-contents, so that an overflow of the socket's queue loses nothing.
+They are synchronous and take milliseconds; :mod:`.rtnetlink` reads. :func:`changes` tells when to look
+again: it carries kinds, not contents, so that an overflow of the socket's queue loses nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -27,7 +27,7 @@ from pyroute2.netns import create as _netns_create
 from pyroute2.netns import remove as _netns_remove
 
 from netaccel.datapath import libbpf
-from netaccel.datapath.abi import V4_MAPPED
+from netaccel.datapath.rtnetlink import Device, devices
 from netaccel.errors import DatapathError
 
 _T = TypeVar("_T")
@@ -37,49 +37,6 @@ NAMESPACES = Path("/run/netns")
 
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, from kernel 5.14
-_SCOPE_LINK = 253  # RT_SCOPE_LINK: link-local and narrower scopes have larger numbers
-_IFA_F_SECONDARY = 1
-_IFA_F_TENTATIVE = 0x40
-_IFF_UP, _IFF_LOOPBACK = 1, 8
-
-
-class Device(NamedTuple):
-    """A network device. ``kind``: "" for hardware, ``lo`` too; ``peer``, ``master``: ifindex or 0."""
-
-    ifindex: int
-    name: str
-    kind: str
-    mtu: int
-    up: bool
-    loopback: bool
-    operstate: str
-    mac: bytes
-    peer: int
-    """Ifindex of a veth's other end (in the namespace ``peer_namespace`` where that is set)."""
-    peer_namespace: int | None
-    """Netns id of the other end, None where it is in this namespace."""
-    master: int
-
-
-class Address(NamedTuple):
-    """An address of a device in the 16-byte form; ``global_scope``: usable beyond the link."""
-
-    device: int
-    address: bytes
-    prefix_length: int
-    """Of the address's own family: 24, 64."""
-    global_scope: bool
-    primary: bool
-    usable: bool
-    """False while duplicate address detection runs or has failed."""
-
-
-class DefaultRoute(NamedTuple):
-    """A default route of the main table; ``family`` AF_INET or AF_INET6."""
-
-    family: int
-    device: int
-    metric: int
 
 
 # --------------------------------------------------------------- namespaces
@@ -152,39 +109,12 @@ def netns_cookie() -> int:
 # ------------------------------------------------------------------- looking
 
 
-def devices() -> list[Device]:
-    """Every device of this namespace, by ifindex."""
-    return sorted(_netlink("devices", lambda ip: [_device(message) for message in ip.get_links()]))
-
-
 def device(name: str) -> Device:
     """One device by name. DatapathError where there is none."""
     found = next((d for d in devices() if d.name == name), None)
     if found is None:
         raise DatapathError(f"device {name}: there is none in this network namespace", errno.ENODEV)
     return found
-
-
-def addresses() -> list[Address]:
-    """Every address of this namespace, in the kernel's order (of a device: primary first)."""
-    return _netlink("addresses", lambda ip: [_address(message) for message in ip.get_addr()])
-
-
-def default_routes() -> list[DefaultRoute]:
-    """Default routes of the main table, best metric first; of multipath routes every device."""
-    families = (socket.AF_INET, socket.AF_INET6)
-    messages = _netlink(
-        "routes",
-        lambda ip: [(family, m) for family in families for m in ip.get_default_routes(family=family)],
-    )
-    found = []
-    for family, message in messages:
-        attributes = dict(message["attrs"])
-        hops = attributes.get("RTA_MULTIPATH") or ()
-        indexes = [hop["oif"] for hop in hops] or [attributes.get("RTA_OIF", 0)]
-        metric = attributes.get("RTA_PRIORITY", 0)
-        found += [DefaultRoute(int(family), index, metric) for index in indexes if index]
-    return sorted(found, key=lambda route: (route.family, route.metric))
 
 
 def _netlink(what: str, action: Callable[[IPRoute], _T]) -> _T:
@@ -213,42 +143,6 @@ def _under_asyncio() -> bool:
     except RuntimeError:
         return False
     return True
-
-
-def _device(message: Any) -> Device:
-    attributes = dict(message["attrs"])
-    kind = dict((attributes.get("IFLA_LINKINFO") or {"attrs": ()})["attrs"]).get("IFLA_INFO_KIND", "")
-    mac = attributes.get("IFLA_ADDRESS") or ""
-    index = message["index"]
-    peer, namespace = attributes.get("IFLA_LINK", 0), attributes.get("IFLA_LINK_NETNSID")
-    return Device(
-        ifindex=index,
-        name=attributes["IFLA_IFNAME"],
-        kind=kind,
-        mtu=attributes.get("IFLA_MTU", 0),
-        up=bool(message["flags"] & _IFF_UP),
-        loopback=bool(message["flags"] & _IFF_LOOPBACK),
-        operstate=attributes.get("IFLA_OPERSTATE", "UNKNOWN"),
-        mac=bytes.fromhex(mac.replace(":", "")),
-        peer=peer if peer != index or namespace is not None else 0,
-        peer_namespace=namespace,
-        master=attributes.get("IFLA_MASTER", 0),
-    )
-
-
-def _address(message: Any) -> Address:
-    attributes = dict(message["attrs"])
-    text = attributes.get("IFA_LOCAL") or attributes["IFA_ADDRESS"]
-    packed = ipaddress.ip_address(text).packed
-    flags = attributes.get("IFA_FLAGS", message["flags"])
-    return Address(
-        device=message["index"],
-        address=V4_MAPPED + packed if len(packed) == 4 else packed,
-        prefix_length=message["prefixlen"],
-        global_scope=message["scope"] < _SCOPE_LINK,
-        primary=len(packed) == 16 or not flags & _IFA_F_SECONDARY,
-        usable=not flags & _IFA_F_TENTATIVE,
-    )
 
 
 # ------------------------------------------------------------------ watching

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from netaccel.config import Settings
-from netaccel.datapath import netlink
+from netaccel.datapath import rtnetlink
 from netaccel.datapath.abi import V4_MAPPED
-from netaccel.datapath.netlink import Address, DefaultRoute, Device
+from netaccel.datapath.rtnetlink import Address, DefaultRoute, Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class NodeView:
 
 def look(settings: Settings) -> NodeView:
     """Look at this thread's network namespace. DatapathError where the kernel refuses."""
-    return view(settings, netlink.devices(), netlink.addresses(), netlink.default_routes())
+    return view(settings, rtnetlink.devices(), rtnetlink.addresses(), rtnetlink.default_routes())
 
 
 def view(

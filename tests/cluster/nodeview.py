@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from netaccel.datapath import libbpf, netlink
+from netaccel.datapath import libbpf, netlink, rtnetlink
 from netaccel.datapath.attach import AttachType
 from netaccel.datapath.mounts import OWN, read_mounts
 
@@ -19,7 +19,9 @@ def programs(ifindex: int) -> dict[str, int]:
 
 def main() -> dict[str, object]:
     return {
-        "programs": {d.name: programs(d.ifindex) for d in netlink.devices() if not d.name.startswith("veth")},
+        "programs": {
+            d.name: programs(d.ifindex) for d in rtnetlink.devices() if not d.name.startswith("veth")
+        },
         "mounts": sorted(m.path.name for m in read_mounts() if m.path.parent == OWN),
         "folder": OWN.exists(),
         "pins": sorted(p.name for p in Path("/sys/fs/bpf").iterdir() if not p.name.endswith(".debug")),

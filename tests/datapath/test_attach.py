@@ -15,6 +15,7 @@ from netaccel.datapath import attach, libbpf, netlink
 from netaccel.datapath.attach import Attacher
 from netaccel.datapath.bpfobject import BpfObject, Program
 from netaccel.datapath.instance import Instance
+from netaccel.datapath.rtnetlink import Device
 from netaccel.errors import AttachError
 
 pytestmark = pytest.mark.root
@@ -54,7 +55,7 @@ def load(build: Build) -> Iterator[Callable[[str, int], Program]]:
 
 
 @pytest.fixture
-def eth0(inside: str) -> netlink.Device:
+def eth0(inside: str) -> Device:
     """One end of a veth in a namespace of this test's own, up."""
     netlink.add_veth("eth0", "far")
     netlink.set_up("eth0")
@@ -73,7 +74,7 @@ def attacher(instance: Instance) -> Iterator[Attacher]:
 Load = Callable[..., Program]
 
 
-def hooks_of(eth0: netlink.Device, cgroup: Path) -> dict[str, attach.Hook]:
+def hooks_of(eth0: Device, cgroup: Path) -> dict[str, attach.Hook]:
     return {
         "xdp_prog": attach.xdp("eth0", eth0.ifindex),
         "tc_prog": attach.tc("eth0", eth0.ifindex),
@@ -83,7 +84,7 @@ def hooks_of(eth0: netlink.Device, cgroup: Path) -> dict[str, attach.Hook]:
 
 @pytest.mark.parametrize("program", ["xdp_prog", "tc_prog", "connect_prog"])
 def test_the_same_program_stays_and_another_takes_its_place_on_the_same_link(
-    program: str, attacher: Attacher, load: Load, eth0: netlink.Device, cgroup: Path
+    program: str, attacher: Attacher, load: Load, eth0: Device, cgroup: Path
 ) -> None:
     hook = hooks_of(eth0, cgroup)[program]
 
@@ -99,7 +100,7 @@ def test_the_same_program_stays_and_another_takes_its_place_on_the_same_link(
 
 
 def test_a_link_outlives_its_maker_and_is_found_by_the_next(
-    instance: Instance, attacher: Attacher, load: Load, eth0: netlink.Device
+    instance: Instance, attacher: Attacher, load: Load, eth0: Device
 ) -> None:
     hook = attach.tc("eth0", eth0.ifindex, egress=True)
     attacher.attach(hook, load("tc_prog"))
@@ -108,9 +109,7 @@ def test_a_link_outlives_its_maker_and_is_found_by_the_next(
     assert Attacher(instance).attach(hook, load("tc_prog")) == "kept"
 
 
-def test_a_link_whose_device_is_gone_is_made_anew(
-    attacher: Attacher, load: Load, eth0: netlink.Device
-) -> None:
+def test_a_link_whose_device_is_gone_is_made_anew(attacher: Attacher, load: Load, eth0: Device) -> None:
     attacher.attach(attach.xdp("eth0", eth0.ifindex), load("xdp_prog"))
     netlink.delete_device("eth0")
     netlink.add_veth("eth0", "far")
@@ -121,9 +120,7 @@ def test_a_link_whose_device_is_gone_is_made_anew(
 
 
 @pytest.mark.parametrize("mode", [0, 1 << 1], ids=["native", "generic"])  # XDP_FLAGS_SKB_MODE
-def test_a_busy_hook_names_its_holder(
-    attacher: Attacher, load: Load, eth0: netlink.Device, mode: int
-) -> None:
+def test_a_busy_hook_names_its_holder(attacher: Attacher, load: Load, eth0: Device, mode: int) -> None:
     other = libbpf.link_create(load("xdp_prog", DROP).fd, eth0.ifindex, attach.AttachType.XDP, mode)
     try:
         with pytest.raises(AttachError, match=r"held by program xdp_prog \(id \d+, link id \d+\)") as caught:
@@ -142,7 +139,7 @@ def test_xdp_that_a_device_can_not_take_is_refused_in_one_line(
 
 
 def test_our_tc_program_runs_before_those_that_were_there(
-    attacher: Attacher, load: Load, eth0: netlink.Device
+    attacher: Attacher, load: Load, eth0: Device
 ) -> None:
     other = libbpf.link_create(load("tc_prog", DROP).fd, eth0.ifindex, attach.AttachType.TCX_INGRESS)
     try:
@@ -157,7 +154,7 @@ def test_our_tc_program_runs_before_those_that_were_there(
 
 
 def test_detach_takes_ours_and_leaves_others(
-    instance: Instance, attacher: Attacher, load: Load, eth0: netlink.Device, cgroup: Path
+    instance: Instance, attacher: Attacher, load: Load, eth0: Device, cgroup: Path
 ) -> None:
     other = libbpf.link_create(load("tc_prog", DROP).fd, eth0.ifindex, attach.AttachType.TCX_INGRESS)
     try:
@@ -194,7 +191,7 @@ class TestWithoutTcx:
         found.detach_all()
 
     def test_a_filter_is_kept_replaced_and_removed_with_its_qdisc(
-        self, instance: Instance, attacher: Attacher, load: Load, eth0: netlink.Device
+        self, instance: Instance, attacher: Attacher, load: Load, eth0: Device
     ) -> None:
         ingress, egress = (attach.tc("eth0", eth0.ifindex, egress=e) for e in (False, True))
 
@@ -209,7 +206,7 @@ class TestWithoutTcx:
         assert [path.name for path in instance.folder.iterdir() if path.name.startswith("filter")] == []
 
     def test_a_filter_that_went_with_its_device_is_forgotten(
-        self, instance: Instance, attacher: Attacher, load: Load, eth0: netlink.Device
+        self, instance: Instance, attacher: Attacher, load: Load, eth0: Device
     ) -> None:
         netlink.add_veth("veth1", "veth2")
         for name in ("eth0", "veth1"):
@@ -221,9 +218,7 @@ class TestWithoutTcx:
         notes = [path.name for path in instance.folder.iterdir() if path.name.startswith("filter")]
         assert notes == ["filter-tcx-ingress-eth0"]
 
-    def test_a_qdisc_and_filters_of_others_stay(
-        self, attacher: Attacher, load: Load, eth0: netlink.Device
-    ) -> None:
+    def test_a_qdisc_and_filters_of_others_stay(self, attacher: Attacher, load: Load, eth0: Device) -> None:
         libbpf.tc_hook_create(eth0.ifindex)
         libbpf.tc_attach(eth0.ifindex, libbpf.TC_INGRESS, load("tc_prog", DROP).fd, 1, 1)
         attacher.attach(attach.tc("eth0", eth0.ifindex), load("tc_prog"))
@@ -234,7 +229,7 @@ class TestWithoutTcx:
         assert libbpf.tc_query(eth0.ifindex, libbpf.TC_INGRESS, 1, 1) is not None
 
     def test_a_filter_of_a_device_that_is_gone_is_forgotten(
-        self, instance: Instance, attacher: Attacher, load: Load, eth0: netlink.Device
+        self, instance: Instance, attacher: Attacher, load: Load, eth0: Device
     ) -> None:
         attacher.attach(attach.tc("eth0", eth0.ifindex), load("tc_prog"))
         netlink.delete_device("eth0")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from netaccel.datapath import netlink
+from netaccel.datapath import netlink, rtnetlink
 from netaccel.errors import DatapathError
 
 pytestmark = pytest.mark.root
@@ -110,7 +110,7 @@ def test_addresses_in_the_kernel_s_order(inside: str) -> None:
         netlink.add_address("eth0", address)
     index = netlink.device("eth0").ifindex
 
-    found = [a for a in netlink.addresses() if a.device == index and a.global_scope]
+    found = [a for a in rtnetlink.addresses() if a.device == index and a.global_scope]
 
     assert [(a.address, a.prefix_length, a.primary, a.usable) for a in found] == [
         (V4 + bytes([10, 0, 0, 1]), 24, True, True),
@@ -130,7 +130,7 @@ def test_default_routes_by_metric(inside: str) -> None:
     netlink.add_route("192.0.2.0/24", name="eth0")
 
     index = netlink.device("eth0").ifindex
-    assert [(r.family, r.device) for r in netlink.default_routes()] == [
+    assert [(r.family, r.device) for r in rtnetlink.default_routes()] == [
         (socket.AF_INET, index),
         (socket.AF_INET6, index),
     ]

@@ -7,8 +7,8 @@ import socket
 
 from netaccel.agent.facts import node_facts
 from netaccel.config import load
-from netaccel.datapath.netlink import Address, DefaultRoute, Device
 from netaccel.datapath.node import NodeView, view
+from netaccel.datapath.rtnetlink import Address, DefaultRoute, Device
 from netaccel.model.address import parse_address, text
 from netaccel.model.endpoint import Node
 
