@@ -9,7 +9,6 @@ DatapathError where the kernel refuses.
 from __future__ import annotations
 
 import errno
-import ipaddress
 import os
 import socket
 import struct
@@ -264,11 +263,6 @@ def _text(raw: bytes) -> str:
 def _long(packed: bytes) -> bytes:
     """An address of either family in the 16-byte form."""
     return V4_MAPPED + packed if len(packed) == 4 else packed
-
-
-def text(address: bytes) -> str:
-    """An address of the 16-byte form as people write it."""
-    return str(ipaddress.ip_address(address.removeprefix(V4_MAPPED)))
 
 
 # -------------------------------------------------------------------- the wire
