@@ -6,6 +6,7 @@
     NetaccelError
     ├── ConfigError            a flag, variable or file of settings
     ├── ObjectError            a Kubernetes object that can't be used: where in it, and why
+    ├── QuestionError          a question to `explain` that can't be asked: what in it
     ├── CapacityError          what does not fit: a full map, no free id, no free range
     ├── AbiError               the objects' BTF and the records disagree
     ├── LabError               the lab, or the cluster in namespaces, can't do what was asked
@@ -38,6 +39,10 @@ class ObjectError(NetaccelError):
         super().__init__(f"{path}: {reason}" if path else reason)
         self.path = path
         self.reason = reason
+
+
+class QuestionError(NetaccelError):
+    """A question names what isn't there, or can't be read."""
 
 
 class CapacityError(NetaccelError):

@@ -5,7 +5,7 @@ Shares no code with the compiler, whose oracle it is in property tests; `netacce
 """
 
 from netaccel.oracle.judge import Exempt, Judgement, Outcome, judge, selecting
-from netaccel.oracle.party import Party, Question, locate, party_of_pod
+from netaccel.oracle.party import Party, Question, census, locate, party_of_pod
 from netaccel.oracle.steps import Match, Step, steps
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Party",
     "Question",
     "Step",
+    "census",
     "judge",
     "locate",
     "party_of_pod",

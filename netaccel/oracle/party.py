@@ -39,18 +39,26 @@ class Question(NamedTuple):
     port: int
 
 
+def census(world: World) -> dict[Address, Party]:
+    """Who has which address. Where two pods claim one, the one that stays has it; then the first by key."""
+    found: dict[Address, Party] = {}
+    pods = sorted(world.pods(), key=lambda pod: (pod.terminating, pod.key))
+    for pod in pods:
+        if not pod.host_network:
+            for address in pod.addresses:
+                found.setdefault(address, Party(address, pod))
+    for node in world.nodes():
+        for address in node.addresses:
+            found.setdefault(address, Party(address, None, node.name))
+    for pod in pods:
+        for address in pod.addresses:
+            found.setdefault(address, Party(address, None, pod.node_name))
+    return found
+
+
 def locate(world: World, address: Address) -> Party:
-    """Whose address this is. Where two pods claim it, the one that stays; then the first by key."""
-    pods = [pod for pod in world.pods() if address in pod.addresses]
-    own = sorted(
-        (pod for pod in pods if not pod.host_network),
-        key=lambda pod: (pod.terminating, pod.key),
-    )
-    if own:
-        return Party(address, own[0])
-    nodes = [node.name for node in world.nodes() if address in node.addresses]
-    nodes += [pod.node_name for pod in pods]
-    return Party(address, None, nodes[0] if nodes else "")
+    """Whose address this is."""
+    return census(world).get(address, Party(address))
 
 
 def party_of_pod(pod: Pod, address: Address) -> Party:
