@@ -6,6 +6,7 @@
     start    settings → lock, listeners, datapath, event loop
     origin   where objects come from: manifests or the API server
     core     the tasks
+    devices  follows the node's devices: which is which pod's
     standing what the agent knows of itself: written by tasks, read by the next two
     report   what the API asks
     publish  what is written to the API server

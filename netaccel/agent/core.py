@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from netaccel.agent.devices import DeviceFollower
 from netaccel.agent.facts import node_facts
 from netaccel.agent.origin import Opening
 from netaccel.agent.publish import Publisher
@@ -21,13 +22,14 @@ from netaccel.agent.standing import Standing
 from netaccel.agent.takeover import TakeOver
 from netaccel.apiserver.api import Api
 from netaccel.config import Settings
-from netaccel.datapath import libbpf, netlink
+from netaccel.datapath import libbpf
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.plane import Plane
+from netaccel.datapath.pods import Placement
 from netaccel.datapath.probe import probe
 from netaccel.datapath.sockets import SocketReaper, open_destroyer
 from netaccel.errors import DatapathError
-from netaccel.model.endpoint import Node
+from netaccel.model.endpoint import Node, Pod
 from netaccel.model.event import Delete, Event, Reject, Source, SourceStatus, Upsert
 from netaccel.observe.conntrack import Expiry, sweep
 from netaccel.observe.figures import Tally
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SETTLE = 0.02  # seconds in which a burst of changes of devices becomes one look
-_RETRY = 30.0  # seconds between tries of what failed
 _PATIENCE = 5.0  # seconds in which an agent that starts well has the first state in its maps
 _REMEMBER = 30.0  # seconds between notes of how fresh the state in force is
 _FILLED = ("frontends4", "frontends6", "services", "backends", "maglev", "source_ranges")
@@ -72,6 +72,7 @@ class Agent:
             lambda: {name: plane.loaded.maps.count(name) for name in _FILLED}, self.standing.written
         )
         self._node_object: Node | None = None
+        self._devices = DeviceFollower(plane, self._own_pods, self._refresh_node, self._place)
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
@@ -93,8 +94,7 @@ class Agent:
                     group.create_task(self._answer_health(), name="health"),
                     group.create_task(self._publish(origin.api), name="publish"),
                     group.create_task(take_over.run(self._reconciler), name="take-over"),
-                    group.create_task(self._follow_node(), name="node"),
-                    group.create_task(_every(_RETRY, self._retry), name="retry"),
+                    group.create_task(self._devices.run(), name="devices"),
                     group.create_task(_every(self._settings.sweep_interval, self._sweep), name="sweep"),
                     group.create_task(_every(_REMEMBER, self._remember), name="remember"),
                     group.create_task(self._look_at_kernel(), name="features"),
@@ -135,20 +135,6 @@ class Agent:
             self._publisher = Publisher(self.standing, self.answers, api)
             self.standing.notes.append(self._publisher.problems)
             await self._publisher.run()
-
-    async def _follow_node(self) -> None:
-        """Attach to devices as they appear, learn new addresses."""
-        async for _ in netlink.changes():
-            await asyncio.sleep(_SETTLE)
-            if await asyncio.to_thread(self._plane.follow):
-                self._refresh_node()
-
-    async def _retry(self) -> None:
-        """Try hooks again that could not be taken: whoever held one may have let go."""
-        if not self._plane.hooks.failed():
-            return
-        if await asyncio.to_thread(self._plane.follow):
-            self._refresh_node()
 
     async def _sweep(self) -> None:
         loaded = self._plane.loaded
@@ -200,9 +186,19 @@ class Agent:
             case Delete(key=key) if (key.kind, key.name) == ("Node", self._settings.node_name):
                 self._node_object = None
                 self._refresh_node()
+            case Upsert(object=Pod(node_name=self._settings.node_name)):
+                self._devices.stir()
+            case Delete(key=key) if key.kind == "Pod":
+                self._devices.stir()
             case Reject():
                 where = f"{event.origin} {event.path}".rstrip()
                 log.warning("%s: %s: %s", event.key or "an object", where, event.reason)
+
+    def _own_pods(self) -> tuple[Pod, ...]:
+        return self._reconciler.world.pods(self._settings.node_name)
+
+    def _place(self, placement: Placement) -> None:
+        self.standing.placement = placement
 
     def _refresh_node(self) -> None:
         self._facts = node_facts(self._settings, self._plane.view, self._node_object)

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from netaccel.compile.services import NodeFacts
 from netaccel.config import Settings
 from netaccel.datapath.node import NodeView
+from netaccel.datapath.pods import Placement
 from netaccel.model.address import Address, is_ipv4
 from netaccel.model.endpoint import Node
 from netaccel.reconcile import Reconciler, State
@@ -33,6 +35,17 @@ def node_facts(settings: Settings, view: NodeView, node: Node | None) -> NodeFac
         node_ports=(settings.node_port_range.first, settings.node_port_range.last),
         proxy_name=settings.service_proxy_name,
     )
+
+
+def pods(placement: Placement) -> dict[str, Any]:
+    """The node's pods as policy finds them: how many have a device, which are out of its reach, and why."""
+    return {
+        "devices": len(placement.devices),
+        "host_network": [f"{key.namespace}/{key.name}" for key in placement.host_network],
+        "not_enforceable": {
+            f"{key.namespace}/{key.name}": reason for key, reason in sorted(placement.missing.items())
+        },
+    }
 
 
 def mode(settings: Settings) -> str:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from netaccel import __version__
-from netaccel.agent.facts import ignored, mode, refused
+from netaccel.agent.facts import ignored, mode, pods, refused
 from netaccel.agent.standing import Standing
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
 from netaccel.observe.figures import FigureCache, in_force, read_figures
@@ -70,6 +70,7 @@ class Answers:
             "refused": refused(agent.reconciler),
             "ignored": ignored(agent.reconciler),
             "waiting": [str(one) for one in agent.reconciler.world.waiting_slices()],
+            "pods": pods(agent.placement),
             "counts": counts,
             "drift_repaired": agent.reconciler.stats.drift.total(),
             "hooks": [asdict(hook) for hook in agent.plane.hooks.status()],

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from netaccel.agent.takeover import TakeOver
 from netaccel.config import Settings
 from netaccel.datapath.plane import Plane
+from netaccel.datapath.pods import NOWHERE, Placement
 from netaccel.datapath.probe import Feature
 from netaccel.model.event import Source
 from netaccel.observe.conntrack import Census
@@ -32,6 +33,8 @@ class Standing:
     heard_before: float = 0.0
     source: Source | None = None
     census: Census = field(default_factory=Census)
+    placement: Placement = NOWHERE
+    """Where the node's pods are."""
     features: list[Feature] = field(default_factory=list)
     warnings: list[Lines] = field(default_factory=list)
     """Who else may know of something that is served less well than asked."""

@@ -127,12 +127,22 @@ def _print(found: dict[str, Any]) -> None:
             ("OBJECT", "STATE", "WHERE", "REASON"),
             ([entry[c] for c in ("object", "state", "where", "reason")] for entry in found["refused"]),
         )
+    for line in _pods(found.get("pods", {})):
+        click.echo(f"  {line}")
     for reason, count in found.get("ignored", {}).items():
         click.echo(f"  left alone: {count} Service{'s' if count > 1 else ''}: {reason}")
     if found["waiting"]:
         click.echo()
         for line in found["waiting"]:
             click.echo(f"  {line}")
+
+
+def _pods(pods: dict[str, Any]) -> Iterator[str]:
+    """Pods that no policy can be enforced for."""
+    for name, reason in pods.get("not_enforceable", {}).items():
+        yield f"pod {name}: no policy is enforced: {reason}"
+    if count := len(pods.get("host_network", ())):
+        yield f"{count} pod{'s' if count > 1 else ''} on the host's network: policies don't reach them"
 
 
 def _freshness(source: dict[str, Any]) -> str:

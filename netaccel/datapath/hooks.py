@@ -58,6 +58,7 @@ class Hooks:
         self._use_xdp = use_xdp
         self._tc_mode = "tcx" if attacher.links_for_tc else "clsact"
         self._found: dict[str, HookStatus] = {}
+        self._pods: dict[str, Device] = {}  # pod devices whose hooks are taken, by name
 
     def status(self) -> list[HookStatus]:
         """How every hook fared, sockets first."""
@@ -83,12 +84,35 @@ class Hooks:
             self._attach(hook, name, HookStatus("cgroup", str(self.cgroup), name, "link"))
         log.info("sockets below %s: %d programs", self.cgroup, len(types))
 
+    def meet(self, view: NodeView) -> None:
+        """Attach to pod devices of ``view`` that are new, and forget those that went; no more than that.
+
+        What :meth:`follow` would do beside it can wait; this takes a millisecond for each new device.
+        """
+        there = {device.name: device.ifindex for device in view.pod_devices}
+        for name, device in tuple(self._pods.items()):
+            if there.get(name) != device.ifindex:
+                del self._pods[name]
+                for hook, _, _ in dict(self._tc_hooks(device, _TC_POD)).values():
+                    self._detach(hook.name)
+        for device in view.pod_devices:
+            if device.name not in self._pods:
+                self._take(device)
+
+    def _take(self, device: Device) -> None:
+        hooks = dict(self._tc_hooks(device, _TC_POD))
+        for hook, program, status in hooks.values():
+            self._attach(hook, program, status)
+        if all(self._found[name].mode != "failed" for name in hooks):
+            self._pods[device.name] = device
+
     def follow(self, view: NodeView, *, explicit: bool) -> None:
         """Attach to the devices of ``view``; take off what went away.
 
         ``explicit``: the uplinks are the user's own list, so a device that left it is let go. Where they
         follow default routes a route may flap, and its device is kept.
         """
+        self.meet(view)
         wanted = dict(self._device_hooks(view))
         for name, (hook, program, status) in wanted.items():
             if status.mode == "off":

@@ -116,12 +116,18 @@ class Plane:
         loaded.commit()
         return cls(settings, loaded, hooks, view, warnings)
 
-    def follow(self) -> bool:
-        """Look at the node again and attach to what appeared; whether anything is different."""
+    def follow(self, *, thorough: bool = True) -> bool:
+        """Look at the node again and attach to what appeared; whether anything is different.
+
+        Not ``thorough``: what is attached is believed to be there still. For one thread at a time.
+        """
         view = look(self.settings)
-        changed = view != self.view
+        changed, new_uplinks = view != self.view, view.uplinks != self.view.uplinks
         self.view = view
-        self.hooks.follow(view, explicit=bool(self.settings.uplinks))
+        if thorough or new_uplinks:
+            self.hooks.follow(view, explicit=bool(self.settings.uplinks))
+        else:
+            self.hooks.meet(view)
         return changed
 
     def warnings(self) -> list[str]:

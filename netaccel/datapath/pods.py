@@ -42,6 +42,9 @@ class Placement(NamedTuple):
     """Pods that are on the node's own network: out of policies' reach."""
 
 
+NOWHERE = Placement({}, {})
+
+
 @dataclass(frozen=True, slots=True)
 class Sight:
     """What one look at the node's network shows. Addresses are in the 16-byte form."""

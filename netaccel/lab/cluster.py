@@ -63,14 +63,17 @@ def missing_namespaces(objects: Iterable[Object]) -> list[Object]:
         elif name and item.get("kind") != "Node":
             used.add(name.namespace)
     return [
-        {
-            "apiVersion": "v1",
-            "kind": "Namespace",
-            "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}},
-        }
+        fill_namespace({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         for name in sorted(used - written)
         if _DNS_LABEL.fullmatch(name)
     ]
+
+
+def fill_namespace(written: Object) -> Object:
+    """Return a Namespace with the label that every API server gives it."""
+    meta = metadata(written)
+    name = {"kubernetes.io/metadata.name": string(meta.get("name"))}
+    return {**written, "metadata": {**meta, "labels": {**labels(meta.get("labels")), **name}}}
 
 
 def pick_node(plan: Plan, pod: Object, taken: Iterable[NodePlan]) -> NodePlan | None:

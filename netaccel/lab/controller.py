@@ -198,7 +198,7 @@ class Controller:
                 return pod.rendered(item)
             if kind == "Node" and (node := self._node(name.name)):
                 return cluster.fill_node(node, item)
-            return item
+            return cluster.fill_namespace(item) if kind == "Namespace" else item
 
         rendered = {name: documents.render(file, change) for name, file in self.files.items()}
         leaving = [pod.rendered(pod.manifest) for name, pod in self.pods.items() if name not in seen]

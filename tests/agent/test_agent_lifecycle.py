@@ -169,6 +169,42 @@ def test_pod_devices_are_taken_as_they_come_and_let_go_as_they_leave(node: Node)
     node.until(lambda: not any("veth1" in path.name for path in node.pins.rglob("*")), agent)
 
 
+def pod(name: str, address: str, **spec: object) -> dict[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": "i"}], **spec},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+    }
+
+
+def test_pods_are_found_and_those_that_are_not_are_told(node: Node) -> None:
+    agent = node.serve()
+    node.put(
+        "pods.yaml",
+        pod("web", "10.244.1.5"),
+        pod("lost", "10.244.1.6"),
+        pod("proxy", "10.77.0.1", hostNetwork=True),
+    )
+    with netlink.inside_namespace(node.name):
+        netlink.add_veth("veth1", "veth2", node.outside)
+        netlink.set_up("veth1")
+        netlink.add_route("10.244.1.5/32", name="veth1")
+    told = {
+        "devices": 1,
+        "host_network": ["shop/proxy"],
+        "not_enforceable": {"shop/lost": "no device leads to 10.244.1.6"},
+    }
+    node.until(lambda: (node.status() or {})["pods"] == told, agent)
+    done = node.netaccel("status")
+    assert "pod shop/lost: no policy is enforced: no device leads to 10.244.1.6" in done.stdout
+    assert "1 pod on the host's network: policies don't reach them" in done.stdout
+    with netlink.inside_namespace(node.name):
+        netlink.delete_device("veth1")
+    node.until(lambda: (node.status() or {})["pods"]["devices"] == 0, agent)
+
+
 def test_an_uplink_that_comes_late_is_taken(node: Node) -> None:
     agent = node.serve(uplinks="eth0,eth9")
     found = node.status()
