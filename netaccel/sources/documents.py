@@ -16,6 +16,7 @@ from typing import NamedTuple
 import yaml
 
 from netaccel.model.event import Object, ObjectKey
+from netaccel.model.policy import Policy
 from netaccel.sources.parse import Outcome, Refused, read
 
 YAML_SUFFIXES = frozenset((".yaml", ".yml"))
@@ -53,6 +54,8 @@ class Claim(NamedTuple):
     object: Object | None
     path: str = ""
     reason: str = ""
+    fallback: Policy | None = None
+    """What denies the subject of a policy that can't be used."""
 
 
 class Fault(NamedTuple):
@@ -115,7 +118,8 @@ def read_file(content: bytes, file: str, previous: FileContent = NOTHING) -> Fil
                     case Refused(key=None):
                         faults.append(Fault(place, outcome.path, outcome.reason))
                     case Refused(key=key) if key is not None:
-                        claims.append(Claim(place, key, None, outcome.path, outcome.reason))
+                        why = (outcome.path, outcome.reason, outcome.fallback)
+                        claims.append(Claim(place, key, None, *why))
                     case _:
                         assert not isinstance(outcome, Refused)
                         claims.append(Claim(place, outcome.key, outcome.object))

@@ -124,11 +124,11 @@ class Ledger:
 def _complaints(key: ObjectKey, standing: list[_Standing]) -> Iterator[Reject]:
     """What is wrong with the claims of one object: the first can't be used, the others are too many."""
     for rank, (claim, stale) in enumerate(standing):
-        if stale:
-            continue
+        if stale and (rank or claim.fallback is None):
+            continue  # what stands in for a policy stays until the file says otherwise
         if rank:
             first = standing[0].claim.place
             reason = f"{first} has {key} too and comes first: remove one of them"
             yield Reject(key, str(claim.place), "metadata.name", reason)
         elif claim.object is None:
-            yield Reject(key, str(claim.place), claim.path, claim.reason)
+            yield Reject(key, str(claim.place), claim.path, claim.reason, claim.fallback)

@@ -3,10 +3,11 @@
 
 ::
 
-    bytes or builtins ──structs─▶ raw (narrow structs) ──services, endpoints──▶ model
+    bytes or builtins ──structs─▶ raw (narrow structs) ──services, endpoints, policies──▶ model
 
-Kinds: Service, EndpointSlice, Pod, Node, Namespace, and lists of them (``List``, ``ServiceList``, ...).
-Any other object is none of ours. One bad object, or one bad item of a list, harms only itself.
+Kinds: Service, EndpointSlice, Pod, Node, Namespace, the four of policies, and lists of them (``List``,
+``ServiceList``, ...). Any other object is none of ours. One bad object, or one bad item of a list, harms
+only itself; a policy that can't be used denies its subject where there is no earlier one (``fallback``).
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import NamedTuple
 from netaccel.errors import ObjectError
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, PodKey, SliceKey
 from netaccel.model.event import Object, ObjectKey
-from netaccel.model.policy import Policy
+from netaccel.model.policy import Kind, Policy, PolicyKey
 from netaccel.model.service import Service, ServiceKey
-from netaccel.sources import checks, endpoints, raw, services, structs
+from netaccel.sources import checks, endpoints, policies, raw, services, structs
 from netaccel.sources.structs import RawObject
 
 API_VERSIONS = {
@@ -30,19 +31,26 @@ API_VERSIONS = {
     "Pod": "v1",
     "Node": "v1",
     "Namespace": "v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "ClusterNetworkPolicy": "policy.networking.k8s.io/v1alpha2",
+    "TrafficPolicy": "netaccel.io/v1alpha1",
+    "ClusterTrafficPolicy": "netaccel.io/v1alpha1",
 }
 """Kinds that are read, and the one version of each."""
 
-CLUSTER_SCOPED = frozenset(("Node", "Namespace"))
+CLUSTER_SCOPED = frozenset(("Node", "Namespace", "ClusterNetworkPolicy", "ClusterTrafficPolicy"))
+POLICIES = frozenset(kind.value for kind in Kind)
 DEFAULT_NAMESPACE = "default"
 
-_TYPES: dict[str, type[raw.Named]] = {
+_TYPES: dict[str, type[raw.Named] | type[raw.Policy]] = {
     "Service": raw.Service,
     "EndpointSlice": raw.EndpointSlice,
     "Pod": raw.Pod,
     "Node": raw.Node,
     "Namespace": raw.Namespace,
+    **dict.fromkeys(POLICIES, raw.Policy),
 }
+_FORMER_GROUPS = {"NetworkPolicy": "extensions"}
 _NEARLY = 0.85  # of a name's letters (difflib's ratio): Sevice is a Service, Endpoints no EndpointSlice
 _BY_FOLDED_NAME = {kind.lower(): kind for kind in (*API_VERSIONS, "List")}
 _LISTS = {"List": "", **{f"{kind}List": kind for kind in API_VERSIONS}}
@@ -57,12 +65,16 @@ class Parsed(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """An object that can't be used. ``key`` is None where not even that could be read."""
+    """An object that can't be used. ``key`` is None where not even that could be read.
+
+    ``fallback``: of a policy, what denies its subject; None where the subject can't be read.
+    """
 
     key: ObjectKey | None
     path: str
     reason: str
     item: int = -1
+    fallback: Policy | None = None
 
 
 Outcome = Parsed | Refused
@@ -86,16 +98,25 @@ def read(document: RawObject, kind: str = "") -> Iterator[Outcome]:
     try:
         items = _unfold(document, kind)
     except ObjectError as err:
-        yield Refused(key_of(document, kind), err.path, err.reason)
+        yield refuse(document, kind, err)
         return
     for item in items:
         try:
             obj = decode(item.raw, item.kind)
         except ObjectError as err:
-            yield Refused(key_of(item.raw, item.kind), err.path, err.reason, item.index)
+            yield refuse(item.raw, item.kind, err, item.index)
         else:
             if obj is not None:
                 yield Parsed(object_key(obj), obj, item.index)
+
+
+def refuse(document: RawObject, kind: str, error: ObjectError, item: int = -1) -> Refused:
+    """The refusal of an object, with as much of its key, and of a policy's subject, as can be read."""
+    document = structs.builtins(document)
+    key = key_of(document, kind)
+    if key is None or key.kind not in POLICIES:
+        return Refused(key, error.path, error.reason, item)
+    return Refused(key, error.path, error.reason, item, policies.stand_in(key, document, error))
 
 
 def decode(document: RawObject, kind: str = "") -> Object | None:
@@ -109,13 +130,12 @@ def decode(document: RawObject, kind: str = "") -> Object | None:
     obj = structs.decode(document, _TYPES[kind])
     if obj.kind is not None and obj.kind != kind:
         raise ObjectError("kind", f"is {obj.kind!r} where a {kind} belongs: put it elsewhere")
+    if isinstance(obj, raw.Policy):
+        about = obj.metadata or raw.PolicyMetadata()
+        name = checks.dns_subdomain(about.name, "metadata.name")
+        return policies.convert(obj, about, PolicyKey(Kind(kind), _namespace(kind, about.namespace), name))
     meta = obj.metadata or raw.Metadata()
-    if kind in CLUSTER_SCOPED:
-        namespace = ""
-    elif meta.namespace:
-        namespace = checks.dns_label(meta.namespace, "metadata.namespace")
-    else:
-        namespace = DEFAULT_NAMESPACE
+    namespace = _namespace(kind, meta.namespace)
     path = "metadata.name"
     match obj:
         case raw.EndpointSlice():
@@ -130,6 +150,13 @@ def decode(document: RawObject, kind: str = "") -> Object | None:
         case raw.Namespace():
             return endpoints.convert_namespace(obj, meta, checks.dns_label(meta.name, path))
     raise AssertionError(f"no conversion of {kind}")
+
+
+def _namespace(kind: str, given: str | None) -> str:
+    """The namespace of an object: none of cluster kinds, ``default`` where none is given."""
+    if kind in CLUSTER_SCOPED:
+        return ""
+    return checks.dns_label(given, "metadata.namespace") if given else DEFAULT_NAMESPACE
 
 
 def object_key(obj: Object) -> ObjectKey:
@@ -201,7 +228,7 @@ def _kind(document: RawObject) -> str:
     if version == wanted:
         return kind
     group = version.rpartition("/")[0]
-    if group in ("", "core", wanted.rpartition("/")[0]):
+    if group in ("", "core", wanted.rpartition("/")[0], _FORMER_GROUPS.get(kind)):
         given = f"{version!r} is not served" if version else "is missing"
         raise ObjectError("apiVersion", f"{given}: give apiVersion: {wanted} for a {kind}")
     return ""

@@ -3,10 +3,12 @@
 
 Each field may be absent or null, which mean the same in Kubernetes; what must be there is said by the
 conversion, which knows the remedy. Names of fields are Kubernetes' own (docs: API reference, core/v1
-and discovery.k8s.io/v1).
+and discovery.k8s.io/v1). Of policies only the outside is here; `policies` reads their specs.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from msgspec import Struct, field
 
@@ -250,3 +252,26 @@ class Node(Named):
 
 class Namespace(Named):
     """v1 Namespace."""
+
+
+# ------------------------------------------------------------------ policies
+
+
+class PolicyMetadata(Raw):
+    """metadata of a policy: its labels and annotations say nothing of it."""
+
+    name: str | None = None
+    namespace: str | None = None
+    uid: str | None = None
+    creation_timestamp: str | None = None
+    generation: int | None = None
+
+
+class Policy(Raw, forbid_unknown_fields=True):
+    """Any kind of policy: a field that isn't known may be a spec that is misspelt."""
+
+    api_version: str | None = None
+    kind: str | None = None
+    metadata: PolicyMetadata | None = None
+    spec: Any = None
+    status: Any = None

@@ -30,7 +30,16 @@ class _List(raw.Raw):
 
 _DECODERS: dict[type[raw.Raw], msgspec.json.Decoder[Any]] = {
     kind: msgspec.json.Decoder(kind)
-    for kind in (_List, raw.Head, raw.Service, raw.EndpointSlice, raw.Pod, raw.Node, raw.Namespace)
+    for kind in (
+        _List,
+        raw.Head,
+        raw.Service,
+        raw.EndpointSlice,
+        raw.Pod,
+        raw.Node,
+        raw.Namespace,
+        raw.Policy,
+    )
 }
 
 

@@ -20,11 +20,23 @@ from netaccel.model import address
 from netaccel.model.address import Cidr
 from netaccel.model.endpoint import EndpointSlice, PodKey, SliceKey
 from netaccel.model.event import ObjectKey
+from netaccel.model.policy import (
+    Direction,
+    NamedPort,
+    Policy,
+    PolicyKey,
+    PortRange,
+    Requirement,
+    ServicePeer,
+    Tier,
+    UnknownPeer,
+)
 from netaccel.model.service import Protocol, ServiceKey
 from netaccel.sources import parse
 from netaccel.sources.documents import read_file
 from netaccel.sources.parse import Parsed, Refused
 
+PROTOCOLS = {1: "ICMP", 58: "ICMPv6", **{one.value: one.name for one in Protocol}}
 CASES_DIR = Path(__file__).parent.parent / "cases" / "parse"
 
 
@@ -51,6 +63,23 @@ VALID_OBJECTS = [param.values[0]["object"] for param in CASES if "expect" in par
 def plain(value: Any) -> Any:
     """A model object as a case writes it."""
     match value:
+        case Direction() | Tier():
+            return value.name
+        case PolicyKey():
+            return str(value)
+        case Requirement():
+            return " ".join((value.key, value.operator.value, *value.values))
+        case PortRange(protocol, first, last):
+            name = PROTOCOLS[protocol]
+            return f"{name} {first}" if first == last else f"{name} {first}-{last}"
+        case NamedPort():
+            return f"{value.name} {PROTOCOLS[value.protocol]}" if value.protocol else value.name
+        case ServicePeer():
+            return {"service": str(value.service)}
+        case UnknownPeer():
+            return {"unknown": value.path}
+        case frozenset():
+            return sorted(plain(item) for item in value)
         case Protocol():
             return value.name
         case enum.Enum():
@@ -80,13 +109,27 @@ def test_case(case: dict[str, Any], form: str) -> None:
         return
     (outcome,) = outcomes
     if "reject" in case:
-        assert isinstance(outcome, Refused)
+        assert isinstance(outcome, Refused), outcome
         assert outcome.path == case["reject"]["path"]
         assert case["reject"]["reason"] in outcome.reason
-    else:
-        assert isinstance(outcome, Parsed), outcome
-        found = plain(outcome.object)
-        assert {name: found[name] for name in case["expect"]} == case["expect"]
+        if "fallback" in case["reject"]:
+            assert_is(plain(outcome.fallback), case["reject"]["fallback"])
+        return
+    assert isinstance(outcome, Parsed), outcome
+    assert_is(plain(outcome.object), case["expect"])
+    if isinstance(outcome.object, Policy):
+        wanted = case.get("warns", [])
+        assert [path for path, _ in outcome.object.warnings] == [path for path, _ in wanted]
+        for (_, text), (_, part) in zip(outcome.object.warnings, wanted, strict=True):
+            assert part in text
+
+
+def assert_is(found: Any, wanted: Any) -> None:
+    """Each field that a case names has the value that it gives; null: there is no object."""
+    if wanted is None or found is None:
+        assert found == wanted
+        return
+    assert {name: found[name] for name in wanted} == wanted
 
 
 def test_a_case_has_one_verdict_and_a_title_of_its_own() -> None:

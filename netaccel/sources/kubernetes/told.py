@@ -16,6 +16,7 @@ from netaccel.errors import ObjectError
 from netaccel.model.event import Delete, Event, Forgive, Object, ObjectKey, Reject, Upsert
 from netaccel.sources import parse
 from netaccel.sources.kubernetes import wire
+from netaccel.sources.parse import Refused
 
 
 class Told:
@@ -63,12 +64,13 @@ class Told:
     def there(self, document: msgspec.Raw, head: wire.Head, received: float) -> Iterator[Event]:
         """An object as the server has it now."""
         if head.kind not in ("", self._kind):
-            yield from self._reject(head, "kind", f"is {head.kind!r} where a {self._kind} was asked for")
+            reason = f"is {head.kind!r} where a {self._kind} was asked for"
+            yield from self._reject(head, Refused(None, "kind", reason))
             return
         try:
             obj = parse.decode(document, self._kind)
         except ObjectError as error:
-            yield from self._reject(head, error.path, error.reason)
+            yield from self._reject(head, parse.refuse(document, self._kind, error))
             return
         assert obj is not None
         key = parse.object_key(obj)
@@ -95,13 +97,13 @@ class Told:
         namespace = "" if self._kind in parse.CLUSTER_SCOPED else head.namespace or parse.DEFAULT_NAMESPACE
         return ObjectKey(self._kind, namespace, head.name)
 
-    def _reject(self, head: wire.Head, path: str, reason: str) -> Iterator[Event]:
+    def _reject(self, head: wire.Head, refused: Refused) -> Iterator[Event]:
         key = self.key(head)
         if key is None:
             self._unnamed = True
         elif self._listed is not None:
             self._listed.add(key)
-        reject = Reject(key, self._origin, path, reason)
+        reject = Reject(key, self._origin, refused.path, refused.reason, refused.fallback)
         if self._rejects.get(key) != reject:
             self._rejects[key] = reject
             yield reject
