@@ -11,9 +11,10 @@ from pathlib import Path
 
 from netaccel.errors import DatapathError
 from netaccel.lab import cgroups
-from netaccel.lab.plan import NodePlan, Paths, Plan
+from netaccel.lab.plan import NodePlan, Paths
 from netaccel.lab.probes import http_get
 from netaccel.lab.process import Place, start
+from netaccel.lab.state import State
 
 API = ("127.0.0.1", 9962)
 METRICS_PORT = 9963
@@ -21,19 +22,22 @@ _SETTLED = 1.0  # an agent that lived so long (seconds) is restarted at once
 _BACK_OFF = (0.1, 5.0)
 
 
-def settings(plan: Plan, paths: Paths, node: NodePlan, uplink_mode: str) -> dict[str, str]:
+def settings(state: State, paths: Paths, node: NodePlan) -> dict[str, str]:
     """The environment that makes any netaccel command speak of this node."""
+    asked = {f"NETACCEL_{name.upper().replace('-', '_')}": value for name, value in state.settings.items()}
     return {
         "NETACCEL_NODE_NAME": node.name,
         "NETACCEL_MANIFESTS": str(paths.rendered),
-        "NETACCEL_CGROUP": str(cgroups.node(plan.name, node.name)),
+        "NETACCEL_CGROUP": str(cgroups.node(state.name, node.name)),
         "NETACCEL_BPFFS": str(paths.bpffs / node.name),
         "NETACCEL_KUBE_PROXY": "instead",
         "NETACCEL_UPLINKS": "eth0",
         "NETACCEL_POD_DEVICES": "veth*",
         "NETACCEL_HTTP": f"{API[0]}:{API[1]}",
         "NETACCEL_METRICS": f"{node.address4}:{METRICS_PORT}",
-        "NETACCEL_XDP": "off" if uplink_mode == "tc" else "auto",
+        "NETACCEL_XDP": "off" if state.uplink_mode == "tc" else "auto",
+        "NETACCEL_STATE": str(paths.state_of(node.name)),
+        **asked,
     }
 
 
@@ -41,10 +45,9 @@ def settings(plan: Plan, paths: Paths, node: NodePlan, uplink_mode: str) -> dict
 class Agent:
     """The agent of one node, and its restarts."""
 
-    plan: Plan
+    state: State
     node: NodePlan
     paths: Paths
-    uplink_mode: str
     changed: Callable[[], None]
     pid: int = 0
     ready: bool = False
@@ -69,11 +72,9 @@ class Agent:
             await asyncio.sleep(delay)
 
     async def _run_once(self) -> int:
-        place = Place(cgroups.host(self.plan.name, self.node.name), self.node.namespace)
+        place = Place(cgroups.host(self.state.name, self.node.name), self.node.namespace)
         command = [sys.executable, "-m", "netaccel", "agent"]
-        process = await start(
-            place, command, self.log, settings(self.plan, self.paths, self.node, self.uplink_mode)
-        )
+        process = await start(place, command, self.log, settings(self.state, self.paths, self.node))
         self._say("starting", pid=process.pid, ready=False)
         watcher = asyncio.create_task(self._watch(process.pid))
         try:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from netaccel.commands.output import emit, examples, output_option, print_table
+from netaccel.errors import ConfigError
 from netaccel.lab import lifecycle
 from netaccel.lab.handle import Lab
 from netaccel.lab.plan import paths
@@ -67,6 +68,13 @@ def lab() -> None:
     show_default=True,
     help="tc: leave XDP off.",
 )
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A setting of every agent, as strict=true; `netaccel agent --help` names them.",
+)
 @click.option("--agents/--no-agents", default=True, help="Run an agent on each node.")
 @click.option("--timeout", default=60.0, show_default=True, help="Seconds until all must be ready.")
 def up(
@@ -75,6 +83,7 @@ def up(
     manifests: Path | None,
     complete_checksums: bool,
     uplink_mode: str,
+    settings: tuple[str, ...],
     agents: bool,
     timeout: float,
 ) -> None:
@@ -84,7 +93,10 @@ def up(
     """
     started = time.monotonic()
     folder = manifests.resolve() if manifests else paths(name).manifests
-    state = State(name, nodes, str(folder), complete_checksums, uplink_mode, agents)
+    asked = dict(pair.split("=", 1) for pair in settings if "=" in pair)
+    if len(asked) < len(settings):
+        raise ConfigError("--set: give NAME=VALUE, as strict=true, each name once")
+    state = State(name, nodes, str(folder), complete_checksums, uplink_mode, agents, asked)
     status = lifecycle.up(state, click.echo, timeout=timeout)
     click.echo(
         f"lab {name}: {len(status['nodes'])} nodes, {len(status['pods'])} pods ready"

@@ -65,7 +65,7 @@ class Controller:
             tasks.create_task(self._watch())
             if self.state.agents:
                 for node in self.plan.nodes:
-                    agent = Agent(self.plan, node, self.paths, self.state.uplink_mode, self.changed.set)
+                    agent = Agent(self.state, node, self.paths, self.changed.set)
                     self.agents.append(agent)
                     tasks.create_task(agent.run())
             while True:

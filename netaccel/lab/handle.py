@@ -59,7 +59,7 @@ class Lab:
         for node in self.plan.nodes:
             if node.name == text:
                 place = Place(cgroups.host(self.name, node.name), node.namespace)
-                return Target(place, settings(self.plan, self.paths, node, self.state.uplink_mode))
+                return Target(place, settings(self.state, self.paths, node))
         nodes = ", ".join(node.name for node in self.plan.nodes)
         raise LabError(f"{text!r} is no target: give {nodes}, client, router, switch or pod:NAMESPACE/NAME")
 

@@ -129,6 +129,10 @@ class Paths:
         """What the agents read."""
         return self.root / "rendered"
 
+    def state_of(self, node: str) -> Path:
+        """The folder of a node's agent for what outlives it."""
+        return self.root / "state" / node
+
     @property
     def bpffs(self) -> Path:
         """A bpf file system of the lab's own; one folder a node."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from netaccel.lab.raw import Name
 
 @dataclass(frozen=True)
 class State:
-    """The arguments of ``lab up``. ``uplink_mode``: auto, or tc (no XDP)."""
+    """The arguments of ``lab up``. ``uplink_mode``: auto, or tc (no XDP). ``settings``: of every agent."""
 
     name: str
     nodes: int
@@ -27,6 +27,7 @@ class State:
     hop: bool = False
     uplink_mode: str = "auto"
     agents: bool = True
+    settings: dict[str, str] = field(default_factory=dict)
 
     def plan(self) -> Plan:
         """Return the lab's plan."""

@@ -51,6 +51,7 @@ class Node:
             "NETACCEL_BPFFS": str(self.bpffs),
             "NETACCEL_CGROUP": str(self.cgroup),
             "NETACCEL_MANIFESTS": str(self.manifests),
+            "NETACCEL_STATE": str(self.manifests.parent / "state"),
         }
         return kept | facts | {f"NETACCEL_{name.upper()}": value for name, value in settings.items()}
 

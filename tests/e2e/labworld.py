@@ -31,6 +31,8 @@ def pod(
     node: str,
     *,
     app: str = "web",
+    namespace: str = "default",
+    labels: dict[str, str] | None = None,
     udp: bool = False,
     drain: float = 1.0,
     ready: bool = True,
@@ -44,7 +46,7 @@ def pod(
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": app}},
+        "metadata": {"name": name, "namespace": namespace, "labels": {"app": app, **(labels or {})}},
         "spec": {
             "nodeName": node,
             "containers": [
