@@ -2,7 +2,8 @@
 """The agent's read-only HTTP interface.
 
 ``/healthz`` lives · ``/readyz`` serves, else 503 with the reasons · ``/metrics`` · ``/status`` ·
-``/api/v1/services[/NAMESPACE/NAME]`` · ``/api/v1/maps[/NAME]``. Maps are read in a thread: the loop goes on.
+``/api/v1/services[/NAMESPACE/NAME]`` · ``/api/v1/maps[/NAME]`` · ``/api/v1/flows`` · ``/api/v1/drops``
+(netaccel/api/flows.py). Maps are read in a thread: the loop goes on.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from netaccel import __version__
+from netaccel.api.flows import FlowRoutes
 from netaccel.api.views import ServiceView
 from netaccel.errors import DatapathError
+from netaccel.observe.flows.station import Flows
 from netaccel.observe.metrics import CONTENT_TYPE
 
 _JSON = "application/json"
@@ -106,8 +109,12 @@ class _Handlers:
             return _json({"error": str(error)}, 404)
 
 
-def application(answers: Answers, *, metrics_only: bool = False) -> web.Application:
-    """All paths, or /metrics alone for an address that others can reach."""
+def application(
+    answers: Answers, *, metrics_only: bool = False, flows: Flows | None = None
+) -> web.Application:
+    """All paths, or /metrics alone for an address that others can reach. ``flows`` None: nothing tells
+    them.
+    """
     handlers = _Handlers(answers)
     app = web.Application()
     if metrics_only:
@@ -124,6 +131,10 @@ def application(answers: Answers, *, metrics_only: bool = False) -> web.Applicat
         "/api/v1/maps": handlers.maps,
         "/api/v1/maps/{name}": handlers.map,
     }
+    if flows:
+        told = FlowRoutes(flows)
+        routes |= {"/api/v1/flows": told.flows, "/api/v1/drops": told.drops}
+        app.on_shutdown.append(told.close)
     for path, handler in routes.items():
         app.router.add_get(path, handler)
     return app

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from netaccel.datapath.bpfobject import BpfObject
-from netaccel.datapath.ringbuf import RingBuffer
+from netaccel.datapath.ringbuf import RingBuffer, room
 
 pytestmark = pytest.mark.root
 
@@ -70,4 +70,28 @@ async def test_a_reader_is_woken(teller: BpfObject) -> None:
         teller.program("tell").test_run(bytes(64), repeat=3)
 
         assert numbers(await asyncio.wait_for(waiting, 10)) == [1, 2, 3]
+        await batches.aclose()
+
+
+def test_no_more_is_read_than_asked_for(teller: BpfObject) -> None:
+    with teller.map("events") as events, RingBuffer(events) as ring:
+        teller.program("tell").test_run(bytes(64), repeat=5)
+        assert ring.waiting() == 5 * room(8)
+        assert numbers(ring.read(2)) == [1, 2]
+        assert ring.waiting() == 3 * room(8)
+        assert numbers(ring.read(2)) == [3, 4]
+        assert numbers(ring.read(2)) == [5]
+        assert ring.waiting() == 0
+
+
+async def test_what_comes_in_a_pause_joins_one_batch(teller: BpfObject) -> None:
+    with teller.map("events") as events, RingBuffer(events) as ring:
+        batches = ring.batches(limit=8, pause=0.05)
+        waiting = asyncio.ensure_future(anext(batches))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            teller.program("tell").test_run(bytes(64), repeat=4)
+
+        assert numbers(await asyncio.wait_for(waiting, 10)) == list(range(1, 9))
+        assert numbers(await asyncio.wait_for(anext(batches), 10)) == [9, 10, 11, 12]
         await batches.aclose()

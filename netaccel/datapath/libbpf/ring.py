@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes as c
+import errno
 from collections.abc import Callable
 
 from netaccel.datapath.libbpf.library import INT, PTR, SIZE, check, lib
@@ -15,9 +16,12 @@ class RawRing:
     """A consumer of one ring buffer map; keeps its callback alive."""
 
     def __init__(self, fd: int, take: Callable[[bytes], None]) -> None:
+        self._left = 0
+
         def on_sample(_context: int, data: int, size: int) -> int:
             take(c.string_at(data, size))
-            return 0
+            self._left -= 1
+            return 0 if self._left else -errno.ECANCELED  # this sample is consumed, the next one is not
 
         self._callback = _SampleCallback(on_sample)
         self._ring = lib().ring_buffer__new(fd, self._callback, None, None)
@@ -25,9 +29,12 @@ class RawRing:
             raise OSError(c.get_errno(), "ring buffer could not be opened")
         self.epoll_fd = check(lib().ring_buffer__epoll_fd(self._ring))
 
-    def consume(self) -> int:
-        """Hand over every sample that is there. Returns their number."""
-        return check(lib().ring_buffer__consume(self._ring))
+    def consume(self, limit: int) -> None:
+        """Hand over the samples that are there, ``limit`` at most: writers may be faster than we are."""
+        self._left = limit
+        found = lib().ring_buffer__consume(self._ring)
+        if found != -errno.ECANCELED:
+            check(found)
 
     def close(self) -> None:
         """Free the mapping."""

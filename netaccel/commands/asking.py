@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Asks this node's agent over HTTP, for answers that come line by line."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from urllib.parse import urlencode
+
+from netaccel.config import HostPort, parse_host_port
+from netaccel.errors import ConfigError, DatapathError
+
+Parameters = Sequence[tuple[str, str]]
+
+_PATIENCE = 30.0
+
+
+def agent_at(http_option: str) -> HostPort:
+    """Read ``--http``. ConfigError."""
+    try:
+        return parse_host_port(http_option)
+    except ValueError as error:
+        raise ConfigError(f"--http: {error}") from error
+
+
+@contextmanager
+def answer(
+    listen: HostPort, path: str, parameters: Parameters, *, endless: bool = False
+) -> Iterator[http.client.HTTPResponse]:
+    """The agent's answer to GET. ConfigError for what it refuses to be asked, DatapathError for all else.
+
+    ``endless``: an answer may be silent for as long as it likes, once it has begun.
+    """
+    connection = http.client.HTTPConnection(listen.host or "127.0.0.1", listen.port, timeout=_PATIENCE)
+    try:
+        connection.request("GET", f"{path}?{urlencode(parameters)}" if parameters else path)
+        if endless and connection.sock:
+            connection.sock.settimeout(None)
+        found = connection.getresponse()
+        if found.status != http.client.OK:
+            raise _refused(listen, path, found)
+        yield found
+    except ConnectionRefusedError as error:
+        raise DatapathError(
+            f"no agent listens at {listen}: start `netaccel agent`, or give --http"
+        ) from error
+    except (OSError, http.client.HTTPException) as error:
+        raise DatapathError(f"http://{listen}{path}: {error}: is it the agent that listens there?") from error
+    finally:
+        connection.close()
+
+
+def _refused(listen: HostPort, path: str, found: http.client.HTTPResponse) -> Exception:
+    body = found.read(65_536)
+    if found.status == http.client.NOT_FOUND:
+        return DatapathError(
+            f"the agent at {listen} has no {path}: it is of another version, or tells no flows"
+        )
+    try:
+        reason = str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return DatapathError(
+            f"http://{listen}{path}: status {found.status}: is it the agent that listens there?"
+        )
+    return ConfigError(reason) if found.status == http.client.BAD_REQUEST else DatapathError(reason)
