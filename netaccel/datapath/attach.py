@@ -344,7 +344,10 @@ def _xdp_holder(ifindex: int) -> str:
     with suppress(OSError):
         number = libbpf.xdp_query(ifindex)
         for link in libbpf.ids("link"):
-            fd = libbpf.fd_by_id("link", link)
+            try:
+                fd = libbpf.fd_by_id("link", link)
+            except FileNotFoundError:  # it went while we looked
+                continue
             try:
                 found = link_info(fd)
             finally:
