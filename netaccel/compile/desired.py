@@ -81,8 +81,7 @@ class Codes:
 def claims_of(compiled: CompiledService) -> Iterator[FrontendKey]:
     """Every address and port that a Service asks for."""
     for group in compiled.groups:
-        for frontend in group.frontends:
-            yield FrontendKey(frontend.addr, frontend.port, frontend.proto)
+        yield from map(_where, group.frontends)
 
 
 def place(
@@ -98,6 +97,8 @@ def place(
     ``patch``: there is no room for new tables; old ones are changed in place, slot by slot.
     """
     placed = Placed({}, {}, frozenset(_source_ranges(compiled, ids)))
+    # Of two ports of a Service that ask for the same the last has it; tables are for what a port really has.
+    owners = {where: group for group in compiled.groups for where in map(_where, group.frontends)}
     for group in compiled.groups:
         key = PortKey(compiled.key, group.port, group.proto, group.family)
         number = ids.port(key)
@@ -106,7 +107,7 @@ def place(
         held = {
             where: frontend
             for frontend in group.frontends
-            if holds(where := FrontendKey(frontend.addr, frontend.port, frontend.proto))
+            if owners[where := _where(frontend)] is group and holds(where)
         }
         scopes = {scope for frontend in held.values() for scope in (frontend.wire, frontend.pod)}
         tables = _tables(group, scopes, backends, old.tables if old else (), ids, patch)
@@ -148,6 +149,10 @@ def release(before: Placed, after: Placed, ids: Ids) -> None:
 
 
 # ------------------------------------------------------------------- the parts
+
+
+def _where(frontend: Wanted) -> FrontendKey:
+    return FrontendKey(frontend.addr, frontend.port, frontend.proto)
 
 
 def _backends(group: PortGroup, number: int, ids: Ids, codes: Codes) -> dict[Place, tuple[int, Backend]]:
