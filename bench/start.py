@@ -77,6 +77,7 @@ def netaccel(where: Ground, *arguments: str) -> subprocess.Popen[str]:
         "NETACCEL_BPFFS": str(where.bpffs),
         "NETACCEL_CGROUP": str(where.cgroup),
         "NETACCEL_MANIFESTS": str(where.manifests),
+        "NETACCEL_STATE": str(where.manifests / ".state"),
     }
     command = [sys.executable, "-m", "netaccel", *arguments]
     with netlink.inside_namespace(where.namespace):

@@ -58,6 +58,7 @@ def settings(ground: Ground) -> dict[str, str]:
             "NETACCEL_API_SERVERS": f"{ROUTER4}:{API_PORT}",
             "NETACCEL_CGROUP": str(ground.cgroup),
             "NETACCEL_BPFFS": str(ground.bpffs / ground.node.name),
+            "NETACCEL_STATE": str(ground.folder / "state"),
             "NETACCEL_UPLINKS": "eth0",
             "NETACCEL_POD_DEVICES": "veth*",
         }

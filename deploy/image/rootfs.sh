@@ -102,7 +102,7 @@ configure() { # ROOT
 		echo 'root:x:0:0:root:/root:/bin/sh' >etc/passwd
 		echo 'root:x:0:' >etc/group
 		printf 'passwd: files\ngroup: files\nhosts: files dns\n' >etc/nsswitch.conf
-		mkdir -p etc/netaccel run/netaccel
+		mkdir -p etc/netaccel run/netaccel var/lib/netaccel
 		rm -rf tmp/* var/cache/* var/lib/apt var/log/* var/lib/dpkg/*-old var/lib/dpkg/lock* etc/apt \
 			etc/hostname etc/resolv.conf etc/kernel etc/dpkg etc/cron.daily etc/alternatives etc/logrotate.d boot home srv
 	)

@@ -31,7 +31,9 @@ from netaccel.datapath.sockets import SocketReaper, open_destroyer
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import Node, Pod
 from netaccel.model.event import Delete, Event, Reject, Source, SourceStatus, Upsert
+from netaccel.model.plain import told
 from netaccel.observe.conntrack import Expiry, sweep
+from netaccel.observe.edges.recorder import EDGES, EdgeRecorder
 from netaccel.observe.figures import Tally
 from netaccel.reconcile import Reconciler, Report
 
@@ -76,6 +78,10 @@ class Agent:
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
+        if settings.policy == "on":
+            self.standing.edges = EdgeRecorder.of(settings)
+            self.standing.notes.append(self.standing.edges.notes)
+            instance.write_note(EDGES, str(self.standing.edges.path.absolute()))
 
     async def serve(self, opening: Opening, listeners: dict[str, socket.socket]) -> None:
         """Run everything until SIGTERM or SIGINT."""
@@ -98,6 +104,7 @@ class Agent:
                     group.create_task(_every(self._settings.sweep_interval, self._sweep), name="sweep"),
                     group.create_task(_every(_REMEMBER, self._remember), name="remember"),
                     group.create_task(self._look_at_kernel(), name="features"),
+                    group.create_task(self._record_edges(), name="edges"),
                 ]
                 await stop.wait()
                 for task in tasks:
@@ -109,11 +116,13 @@ class Agent:
     # ---------------------------------------------------------------- tasks
 
     async def _answer(self, listeners: dict[str, socket.socket]) -> None:
-        from netaccel.api.server import application, serving  # see start.run()
+        from netaccel.api.policy import PolicyRoutes  # see start.run()
+        from netaccel.api.server import application, serving
 
+        policy = PolicyRoutes(lambda: told(self._reconciler.world), self.standing.edges)
         async with contextlib.AsyncExitStack() as stack:
             for field, listener in listeners.items():
-                app = application(self.answers, metrics_only=field == "metrics")
+                app = application(self.answers, metrics_only=field == "metrics", policy=policy)
                 await stack.enter_async_context(serving(app, listener))
             await asyncio.Event().wait()
 
@@ -135,6 +144,10 @@ class Agent:
             self._publisher = Publisher(self.standing, self.answers, api)
             self.standing.notes.append(self._publisher.problems)
             await self._publisher.run()
+
+    async def _record_edges(self) -> None:
+        if self.standing.edges:
+            await self.standing.edges.run()
 
     async def _sweep(self) -> None:
         loaded = self._plane.loaded

@@ -13,6 +13,7 @@ from netaccel.datapath.pods import NOWHERE, Placement
 from netaccel.datapath.probe import Feature
 from netaccel.model.event import Source
 from netaccel.observe.conntrack import Census
+from netaccel.observe.edges.recorder import EdgeRecorder
 from netaccel.reconcile import Reconciler
 
 Lines = Callable[[], list[str]]
@@ -36,6 +37,8 @@ class Standing:
     placement: Placement = NOWHERE
     """Where the node's pods are."""
     features: list[Feature] = field(default_factory=list)
+    edges: EdgeRecorder | None = None
+    """None: policy is off, and nobody tells of flows."""
     warnings: list[Lines] = field(default_factory=list)
     """Who else may know of something that is served less well than asked."""
     notes: list[Lines] = field(default_factory=list)

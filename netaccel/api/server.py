@@ -3,7 +3,8 @@
 
 ``/healthz`` lives · ``/readyz`` serves, else 503 with the reasons · ``/metrics`` · ``/status`` ·
 ``/api/v1/services[/NAMESPACE/NAME]`` · ``/api/v1/maps[/NAME]`` · ``/api/v1/flows`` · ``/api/v1/drops``
-(netaccel/api/flows.py). Maps are read in a thread: the loop goes on.
+(netaccel/api/flows.py) · ``/api/v1/edges`` · ``/api/v1/world`` (netaccel/api/policy.py). Maps are read in a
+thread: the loop goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from aiohttp import web
 
 from netaccel import __version__
 from netaccel.api.flows import FlowRoutes
+from netaccel.api.policy import PolicyRoutes
 from netaccel.api.views import ServiceView
 from netaccel.errors import DatapathError
 from netaccel.observe.flows.station import Flows
@@ -110,10 +112,14 @@ class _Handlers:
 
 
 def application(
-    answers: Answers, *, metrics_only: bool = False, flows: Flows | None = None
+    answers: Answers,
+    *,
+    metrics_only: bool = False,
+    flows: Flows | None = None,
+    policy: PolicyRoutes | None = None,
 ) -> web.Application:
     """All paths, or /metrics alone for an address that others can reach. ``flows`` None: nothing tells
-    them.
+    them. ``policy`` None: nor what policies are judged by.
     """
     handlers = _Handlers(answers)
     app = web.Application()
@@ -135,6 +141,8 @@ def application(
         told = FlowRoutes(flows)
         routes |= {"/api/v1/flows": told.flows, "/api/v1/drops": told.drops}
         app.on_shutdown.append(told.close)
+    if policy:
+        routes |= policy.paths()
     for path, handler in routes.items():
         app.router.add_get(path, handler)
     return app

@@ -17,6 +17,8 @@ from netaccel.datapath.attach import Attacher
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.mounts import OWN_BPFFS, USUAL_BPFFS
 from netaccel.errors import DatapathError
+from netaccel.observe.edges.recorder import EDGES
+from netaccel.observe.edges.schema import remove as remove_edges
 
 _PATIENCE = 10.0  # seconds for an agent to stop
 
@@ -32,7 +34,7 @@ _PATIENCE = 10.0  # seconds for an agent to stop
 @bpffs_option
 @output_option
 def detach(stop_agent: bool, bpffs: str, output: str) -> None:
-    """Remove every program, link, pin and sysctl that the agent made, and nothing else.
+    """Remove every program, link, pin, sysctl and file that the agent made, and nothing else.
 
     Run it in the node's network namespace. Connections through Services end; those that were translated at
     connect() go on. Nothing to remove is no failure. What `netaccel mounts` mounted goes too, unless the pins
@@ -60,9 +62,22 @@ def remove(instance: Instance, *, stop_agent: bool = False) -> list[str]:
     if released:
         removed.append(f"reserved ports {ports.format_ports(released)}")
     removed += [f"map {pin.name}" for pin in sorted(instance.maps.glob("*"))]
+    removed += _forget_edges(instance)
     instance.remove()
     instance.unlock()
     return removed
+
+
+def _forget_edges(instance: Instance) -> list[str]:
+    """Remove what was recorded of this node's traffic, which is on disk."""
+    noted = instance.note(EDGES)
+    try:
+        return [f"recorded edges {noted}"] if noted and remove_edges(Path(noted)) else []
+    except OSError as error:
+        raise DatapathError(
+            f"recorded edges {noted}: {error.strerror}: remove them yourself, then try again",
+            error.errno or 0,
+        ) from error
 
 
 def _stop(instance: Instance) -> None:

@@ -15,7 +15,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from netaccel.model.address import Address, Cidr, cidr_text, parse_address, parse_cidr, text
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, SliceKey
@@ -39,13 +39,27 @@ _KINDS: dict[str, Any] = {
 # ------------------------------------------------------------------- the world
 
 
-def world_object(world: World) -> dict[str, Any]:
-    """Every object of a world, and what was refused."""
-    found: dict[str, Any] = {
-        kind: [plain(one, kept) for one in _objects(world, kind)] for kind, kept in _KINDS.items()
-    }
-    head = {"node": world.node_name, "synced": world.synced}
-    return {**head, **found, "refused": [plain(one, Reject) for one in world.rejections()]}
+class Told(NamedTuple):
+    """A world at one moment: what was in it stays as it was."""
+
+    node: str
+    synced: bool
+    objects: dict[str, tuple[Object, ...]]
+    """By the names of the model's types."""
+    refused: tuple[Reject, ...]
+
+
+def told(world: World) -> Told:
+    """Every object of a world, and what was refused. Cheap: references only."""
+    objects = {kind: tuple(_objects(world, kind)) for kind in _KINDS}
+    return Told(world.node_name, world.synced, objects, world.rejections())
+
+
+def world_object(told: Told) -> dict[str, Any]:
+    """Builtins of a world."""
+    objects = {kind: [plain(one, _KINDS[kind]) for one in found] for kind, found in told.objects.items()}
+    refused = [plain(one, Reject) for one in told.refused]
+    return {"node": told.node, "synced": told.synced, **objects, "refused": refused}
 
 
 def read_world(found: Mapping[str, Any]) -> World:

@@ -33,6 +33,7 @@ class Node:
         self.bpffs = bpffs
         self.cgroup = cgroup
         self.manifests = manifests
+        self.state = manifests.parent / "state"
         self.agents: list[subprocess.Popen[str]] = []
 
     @property
@@ -51,7 +52,7 @@ class Node:
             "NETACCEL_BPFFS": str(self.bpffs),
             "NETACCEL_CGROUP": str(self.cgroup),
             "NETACCEL_MANIFESTS": str(self.manifests),
-            "NETACCEL_STATE": str(self.manifests.parent / "state"),
+            "NETACCEL_STATE": str(self.state),
         }
         return kept | facts | {f"NETACCEL_{name.upper()}": value for name, value in settings.items()}
 

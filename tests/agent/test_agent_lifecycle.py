@@ -111,10 +111,12 @@ def test_detach_leaves_nothing(node: Node) -> None:
     node.stop(agent)
     ids = set(links(node).values())
     assert ids
+    assert list(node.state.glob("edges/node-1.db"))
     done = node.netaccel("detach", "-o", "json")
     assert done.returncode == 0
     assert {"link xdp-eth0", "reserved ports 40000-40099"} <= set(json.loads(done.stdout)["removed"])
     assert not node.pins.exists()
+    assert not node.state.exists()
     assert not ids & set(libbpf.ids("link"))
     with netlink.inside_namespace(node.name):
         assert netlink.sysctl("net.ipv4.ip_local_reserved_ports") == reserved

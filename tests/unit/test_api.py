@@ -6,18 +6,30 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from netaccel.api.policy import PolicyRoutes
 from netaccel.api.server import application, serving
 from netaccel.api.views import ServiceView, Tables, flag_names, kind_title, map_rows, port_counts, services
 from netaccel.datapath.abi import Abi
 from netaccel.datapath.bpfobject import OBJECTS
 from netaccel.errors import DatapathError
 from netaccel.model.address import parse_address
+from netaccel.model.endpoint import Pod, PodKey
+from netaccel.model.event import ObjectKey, Upsert
+from netaccel.model.plain import read_world, told
+from netaccel.model.policy import Direction
+from netaccel.model.snapshot import World
 from netaccel.observe.budget import ZERO
+from netaccel.observe.edges.edge import Edge, EdgeKey, End, Verdict, Where, read_edge
+from netaccel.observe.edges.recorder import EdgeRecorder
+from netaccel.observe.edges.store import Limits
 from netaccel.records import Affinity, AffinityKey, Backend, Frontend, FrontendKey, Limiter, Service, Traffic
 
 CLUSTER_IP = parse_address("10.96.0.10")
@@ -132,11 +144,17 @@ def answers(abi: Abi) -> Answers:
     return Answers(services(tables(abi), abi)[0])
 
 
-@pytest.fixture
-async def client(answers: Answers) -> AsyncIterator[aiohttp.ClientSession]:
+@asynccontextmanager
+async def asking(app: web.Application) -> AsyncIterator[aiohttp.ClientSession]:
     listener = socket.create_server(("127.0.0.1", 0))
     base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with serving(application(answers), listener), aiohttp.ClientSession(base) as session:
+    async with serving(app, listener), aiohttp.ClientSession(base) as session:
+        yield session
+
+
+@pytest.fixture
+async def client(answers: Answers) -> AsyncIterator[aiohttp.ClientSession]:
+    async with asking(application(answers)) as session:
         yield session
 
 
@@ -176,18 +194,42 @@ async def test_maps_by_name(client: aiohttp.ClientSession) -> None:
         assert answer.status == 404
 
 
+async def test_edges_and_world_are_there_where_policy_is(answers: Answers, tmp_path: Path) -> None:
+    world, recorder = World("node-1"), EdgeRecorder(tmp_path / "node-1.db", Limits())
+    pod = Pod(PodKey("shop", "web-0"), "node-1")
+    world.apply(Upsert(ObjectKey("Pod", *pod.key), pod, 0.0))
+    stranger = End(Where.WORLD, CLUSTER_IP)
+    key = EdgeKey(stranger, stranger, 6, 80, Direction.EGRESS, Verdict.ALLOWED)
+    recorder.add(key, 1000.0)
+    routes = PolicyRoutes(lambda: told(world), recorder)
+    async with asking(application(answers, policy=routes)) as session:
+        async with session.get("/api/v1/world") as answer:
+            assert read_world(await answer.json()).pods() == (pod,)
+        async with session.get("/api/v1/edges") as answer:
+            window, *edges = [json.loads(line) async for line in answer.content]
+        assert window["window"]["lost"] == 0
+        assert [read_edge(edge) for edge in edges] == [Edge(key, 1000.0, 1000.0)], "written a moment ago"
+        async with session.get("/api/v1/edges", params={"since": "1001"}) as answer:
+            assert len([line async for line in answer.content]) == 1
+        async with session.get("/api/v1/edges", params={"since": "yesterday"}) as answer:
+            assert answer.status == 400
+    recorder._store.close()
+
+
+async def test_an_agent_without_policy_says_that_it_records_no_edges(answers: Answers) -> None:
+    routes = PolicyRoutes(lambda: told(World()), None)
+    async with asking(application(answers, policy=routes)) as session, session.get("/api/v1/edges") as answer:
+        assert answer.status == 404
+        assert "policy" in (await answer.json())["error"]
+
+
 async def test_nothing_can_be_written(client: aiohttp.ClientSession) -> None:
     async with client.post("/api/v1/services") as answer:
         assert answer.status == 405
 
 
 async def test_an_address_for_metrics_says_nothing_else(answers: Answers) -> None:
-    listener = socket.create_server(("127.0.0.1", 0))
-    base = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    async with (
-        serving(application(answers, metrics_only=True), listener),
-        aiohttp.ClientSession(base) as session,
-    ):
+    async with asking(application(answers, metrics_only=True)) as session:
         async with session.get("/metrics") as answer:
             assert answer.status == 200
         async with session.get("/status") as answer:

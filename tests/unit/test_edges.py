@@ -230,7 +230,7 @@ async def test_a_broken_file_is_set_aside_and_edges_start_anew(
     assert aside.name == "node-1.db.broken-20231114T221320Z"
     assert aside.read_bytes() == damage
     assert len(read(path)[1]) == 1
-    assert any("was broken" in line and aside.name in line for line in recorder.warnings())
+    assert any("was broken" in line and aside.name in line for line in recorder.notes())
     assert "was broken" in caplog.text
 
 
@@ -284,11 +284,11 @@ async def test_where_nothing_can_be_written_it_is_said_once_and_flows_go_on(
             await one.flush()
             now[0] += 61
         assert [r.levelname for r in caplog.records] == ["WARNING"]
-        (line,) = one.warnings()
+        (line,) = one.notes()
         assert str(path) in line
         path.parent.unlink()
         await one.flush()
-    assert one.warnings() == []
+    assert one.notes() == []
     assert len(read(path)[1]) == 3, "what waited is not lost"
     one._store.close()
 
@@ -306,10 +306,10 @@ async def test_a_full_disk_is_said_and_edges_come_back_with_room(
         patch.setattr(Store, "_write", full)
         recorder.add(edge_key(), NOW)
         await recorder.flush()
-    assert "disk is full" in recorder.warnings()[0]
+    assert "disk is full" in recorder.notes()[0]
     now[0] += 61
     await recorder.flush()
-    assert recorder.warnings() == []
+    assert recorder.notes() == []
     assert len(read(path)[1]) == 1
 
 

@@ -20,6 +20,8 @@ from netaccel.observe.edges.store import BATCH, Limits, Store
 
 log = logging.getLogger(__name__)
 
+EDGES = "edges"
+"""The note beside the pins that names the file, for whoever removes all traces."""
 FLUSH = 10.0
 """Seconds between two writes; as much is lost when the agent is killed."""
 MOST_WAITING = 50_000
@@ -83,7 +85,7 @@ class EdgeRecorder:
         self._lost += count
         self.tally.lost += count
 
-    def warnings(self) -> list[str]:
+    def notes(self) -> list[str]:
         """What a person should know."""
         return [line for line in (self._problem, self._store.broke) if line]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 import time
@@ -103,6 +104,18 @@ def set_aside(path: Path, now: float) -> Path:
     for one in older:
         one.unlink(missing_ok=True)
     return aside
+
+
+def remove(path: Path) -> bool:
+    """Remove a file of edges, what is beside it, and folders that are empty then; whether it was there."""
+    found = [path, *path.parent.glob(f"{path.name}-*"), *path.parent.glob(f"{path.name}.broken-*")]
+    there = [one for one in found if one.is_file()]
+    for one in there:
+        one.unlink()
+    for folder in (path.parent, path.parent.parent):
+        with contextlib.suppress(OSError):  # others' files are in it, or it is a mount
+            folder.rmdir()
+    return bool(there)
 
 
 def size_on_disk(path: Path) -> int:
