@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from netaccel.agent.devices import DeviceFollower
 from netaccel.agent.facts import node_facts
+from netaccel.agent.flows import FlowWatch
 from netaccel.agent.origin import Opening
 from netaccel.agent.publish import Publisher
 from netaccel.agent.report import Answers
@@ -66,6 +67,9 @@ class Agent:
         )
         heard_before = float(instance.note(HEARD) or 0)
         self.standing = Standing(settings, plane, reconciler, take_over, started, heard_before)
+        self._flow_watch = FlowWatch.begin(settings, plane, instance)
+        if self._flow_watch:
+            self.standing.flows = self._flow_watch.flows
         self.answers = Answers(self.standing)
         self._settings, self._plane, self._reconciler = settings, plane, reconciler
         self._instance = instance
@@ -106,12 +110,16 @@ class Agent:
                     group.create_task(self._look_at_kernel(), name="features"),
                     group.create_task(self._record_edges(), name="edges"),
                 ]
+                if self._flow_watch:
+                    tasks.append(group.create_task(self._flow_watch.run(), name="flows"))
                 await stop.wait()
                 for task in tasks:
                     task.cancel()
         finally:
             if self._reaper:
                 await self._reaper.close()
+            if self._flow_watch:
+                self._flow_watch.close()
 
     # ---------------------------------------------------------------- tasks
 
@@ -122,7 +130,12 @@ class Agent:
         policy = PolicyRoutes(lambda: told(self._reconciler.world), self.standing.edges)
         async with contextlib.AsyncExitStack() as stack:
             for field, listener in listeners.items():
-                app = application(self.answers, metrics_only=field == "metrics", policy=policy)
+                app = application(
+                    self.answers,
+                    metrics_only=field == "metrics",
+                    policy=policy,
+                    flows=self.standing.flows,
+                )
                 await stack.enter_async_context(serving(app, listener))
             await asyncio.Event().wait()
 
@@ -191,7 +204,9 @@ class Agent:
     # --------------------------------------------------------------- events
 
     def _hear(self, event: Event) -> None:
-        """Learn of this node's own object before the reconciler does."""
+        """Learn of names, and of this node's own object, before the reconciler does."""
+        if self.standing.flows:
+            self.standing.flows.hear(event)
         match event:
             case Upsert(object=Node(name=self._settings.node_name) as node):
                 self._node_object = node
@@ -216,6 +231,8 @@ class Agent:
     def _refresh_node(self) -> None:
         self._facts = node_facts(self._settings, self._plane.view, self._node_object)
         self._reconciler.set_node(self._facts)
+        if self.standing.flows:
+            self.standing.flows.directory.set_local(self._plane.view.local)
 
     def _account(self, report: Report) -> None:
         self.answers.account(report)

@@ -15,6 +15,7 @@ from netaccel.agent.facts import ignored, mode, pods, refused
 from netaccel.agent.standing import Standing
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
 from netaccel.observe.figures import FigureCache, in_force, read_figures
+from netaccel.observe.flows.metrics import FlowMetrics
 from netaccel.observe.metrics import AgentFacts, Metrics
 from netaccel.reconcile import Report
 
@@ -28,6 +29,8 @@ class Answers:
         self._metrics = Metrics(
             FigureCache(lambda: read_figures(self._maps, self._abi)), lambda: standing.census, self._facts
         )
+        if standing.flows:
+            self._metrics.more.append(FlowMetrics(standing.flows).families)
 
     def account(self, report: Report) -> None:
         """Take note of one pass."""
@@ -77,6 +80,7 @@ class Answers:
             "sources": self._sources(),
             "maps": {name: fill._asdict() for name, fill in agent.census.fill.items()},
             "features": [feature._asdict() for feature in agent.features],
+            "flows": await asyncio.to_thread(agent.flows.status) if agent.flows else None,
         }
 
     def warnings(self) -> list[str]:

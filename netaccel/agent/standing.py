@@ -14,6 +14,7 @@ from netaccel.datapath.probe import Feature
 from netaccel.model.event import Source
 from netaccel.observe.conntrack import Census
 from netaccel.observe.edges.recorder import EdgeRecorder
+from netaccel.observe.flows.station import Flows
 from netaccel.reconcile import Reconciler
 
 Lines = Callable[[], list[str]]
@@ -39,6 +40,8 @@ class Standing:
     features: list[Feature] = field(default_factory=list)
     edges: EdgeRecorder | None = None
     """None: policy is off, and nobody tells of flows."""
+    flows: Flows | None = None
+    """None where no program tells flows."""
     warnings: list[Lines] = field(default_factory=list)
     """Who else may know of something that is served less well than asked."""
     notes: list[Lines] = field(default_factory=list)

@@ -13,10 +13,10 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from netaccel import __version__
-from netaccel.observe.budget import SeriesBudget
+from netaccel.observe.budget import ZERO, SeriesBudget
 from netaccel.observe.conntrack import Census
 from netaccel.observe.figures import Figures
-from netaccel.records import Service
+from netaccel.records import Service, ServiceCounters
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _PORT_LABELS = ("namespace", "service", "port", "protocol", "family")
@@ -54,7 +54,9 @@ class Metrics(Collector):
         self._figures = figures
         self._census = census
         self._facts = facts
-        self._budget = SeriesBudget(series_limit)
+        self._budget: SeriesBudget[Service, ServiceCounters] = SeriesBudget(ZERO, series_limit)
+        self.more: list[Callable[[], Iterable[Metric]]] = []
+        """Who else has families to tell; they may read maps."""
         self._registry = CollectorRegistry()
         self.reconcile_duration = Histogram(
             "netaccel_reconcile_duration_seconds",
@@ -82,6 +84,8 @@ class Metrics(Collector):
         yield from _drops(figures)
         yield from _census(self._census())
         yield from _facts(self._facts())
+        for families in self.more:
+            yield from families()
 
     def describe(self) -> Iterable[Metric]:
         """Nothing beforehand: registering must not read the maps."""

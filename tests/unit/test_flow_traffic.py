@@ -11,7 +11,6 @@ from flowground import ALLOW_WEB, CLIENT, DB, SERVICE_PORT, WEB, WEB6, Station, 
 from netaccel.datapath.abi import Abi
 from netaccel.observe.flows import traffic as flowtraffic
 from netaccel.observe.flows.account import Accountant, Taken
-from netaccel.observe.flows.counts import Names
 from netaccel.observe.flows.filters import Query
 from netaccel.observe.flows.record import FlowRecord, Traffic
 from netaccel.records import DropPair, DropPairKey, PolicyEndpoint, PolicyFlow, PolicyFlowKey
@@ -259,8 +258,3 @@ def test_a_status_for_people(station: Station) -> None:
     found = station.flows.status()
     assert found["records"] == 1
     assert found["events"]["read"] == 1  # type: ignore[index]
-
-
-def test_namespaces_have_a_budget(abi: Abi) -> None:
-    names = Names(2)
-    assert [names.bounded(name) for name in ("a", "b", "c", "a")] == ["a", "b", "_other", "a"]

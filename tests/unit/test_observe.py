@@ -180,7 +180,7 @@ def counts(packets: int) -> ServiceCounters:
 
 
 def test_service_ports_beyond_the_budget_share_one_series() -> None:
-    budget = SeriesBudget(limit=1)
+    budget = SeriesBudget(ZERO, 1)
     own = budget.divide(
         {1: named("a"), 2: named("b"), 3: named("c")}, {1: counts(5), 2: counts(9), 3: counts(1)}
     )
@@ -189,28 +189,28 @@ def test_service_ports_beyond_the_budget_share_one_series() -> None:
 
 
 def test_a_series_stays_with_its_service_port() -> None:
-    budget = SeriesBudget(limit=1)
+    budget = SeriesBudget(ZERO, 1)
     budget.divide({1: named("a"), 2: named("b")}, {1: counts(5)})
     own = budget.divide({1: named("a"), 2: named("b")}, {1: counts(5), 2: counts(500)})
     assert list(own) == [1]
 
 
 def test_the_shared_series_never_shrinks() -> None:
-    budget = SeriesBudget(limit=0)
+    budget = SeriesBudget(ZERO, 0)
     budget.divide({1: named("a"), 2: named("b")}, {1: counts(5), 2: counts(7)})
     budget.divide({2: named("b")}, {2: counts(8)})
     assert budget.others == counts(13)
 
 
 def test_an_id_given_to_another_service_starts_anew() -> None:
-    budget = SeriesBudget(limit=0)
+    budget = SeriesBudget(ZERO, 0)
     budget.divide({1: named("a")}, {1: counts(5)})
     budget.divide({1: named("b")}, {1: counts(2)})
     assert budget.others == counts(7)
 
 
 def test_a_service_port_without_traffic_has_no_series() -> None:
-    assert SeriesBudget().divide({1: named("a")}, {1: ZERO}) == {}
+    assert SeriesBudget(ZERO).divide({1: named("a")}, {1: ZERO}) == {}
 
 
 # --------------------------------------------------------------------- figures

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's share in flows: the ring and the clocks that they are told from, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from netaccel.config import Settings
+from netaccel.datapath.bpfmap import KernelMap
+from netaccel.datapath.instance import Instance
+from netaccel.datapath.kernelbtf import drop_reasons
+from netaccel.datapath.plane import Plane
+from netaccel.datapath.ringbuf import RingBuffer, room
+from netaccel.errors import DatapathError
+from netaccel.observe.flows.directory import Directory
+from netaccel.observe.flows.naming import Stamp
+from netaccel.observe.flows.station import Flows, Ground
+
+log = logging.getLogger(__name__)
+
+_RING = "flow_events"
+_SUMMARIES = 60.0  # seconds between summaries of lasting flows
+_DROPS = 15.0  # seconds between looks at drop_pairs for metrics
+_AGAIN = 5.0  # seconds after which a ring that could not be read is tried again
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class FlowWatch:
+    """Reads this node's events as long as the agent lives. Owns the ring: :meth:`close` it."""
+
+    def __init__(self, settings: Settings, plane: Plane, ring: KernelMap) -> None:
+        """``ring`` is taken over. DatapathError where it can't be read."""
+        self._map = ring
+        self._ring = RingBuffer(ring)
+        abi = next(obj.abi for obj in plane.loaded.objects.values() if obj.abi.btf.has_struct("flow_event"))
+        codec = abi.codec("flow_event")
+        ground = Ground(
+            maps=plane.loaded.maps,
+            labels=abi,
+            constants=abi.constants,
+            codec=codec,
+            hz=plane.hz,
+            jiffies=plane.clock.now,
+            waiting=lambda: self._ring.waiting() // room(codec.size),
+            kernel_reasons=drop_reasons(),
+        )
+        stamp = Stamp(settings.node_name, _BOOT.read_text()[:8])
+        self.flows = Flows(stamp, ground, Directory(settings.node_name), settings.flow_history)
+        self.flows.directory.set_local(plane.view.local)
+
+    @classmethod
+    def begin(cls, settings: Settings, plane: Plane, instance: Instance) -> FlowWatch | None:
+        """None where no program tells flows. DatapathError."""
+        objects = plane.loaded.objects.values()
+        pin = instance.maps / _RING
+        if not pin.exists() or not any(obj.abi.btf.has_struct("flow_event") for obj in objects):
+            return None
+        return cls(settings, plane, KernelMap.open_pinned(pin))
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_always(_AGAIN, lambda: self.flows.read(self._ring)), name="flow events")
+            group.create_task(_always(_SUMMARIES, self.flows.summarise), name="flow summaries")
+            group.create_task(_always(_DROPS, self.flows.count_drops), name="drops")
+
+    def close(self) -> None:
+        """Close the ring; what comes now waits in it for the next agent."""
+        self._ring.close()
+        self._map.close()
+
+
+async def _always(seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+    """Act now and then for ever; what the kernel refuses is told and tried again the next time."""
+    while True:
+        try:
+            await action()
+        except DatapathError as error:
+            log.warning("flows: %s; tried again in %.0f s", error, seconds)
+        await asyncio.sleep(seconds)
