@@ -70,7 +70,7 @@ def _destination(asked: Asked) -> End:
 
 def _how(asked: Asked) -> How:
     protocol = None if asked.protocol is None else parse_protocol(asked.protocol)
-    return How(protocol, icmp_port(asked.kind, asked.code))
+    return How(protocol, icmp_port(asked.kind, asked.code), one_family=True)
 
 
 def icmp_port(kind: int | None, code: int | None) -> int | None:

@@ -29,6 +29,7 @@ class Offline:
     places: dict[ObjectKey, Place] = field(default_factory=dict)
     refused: tuple[Reject, ...] = ()
     _origins: dict[RuleRef, str] = field(default_factory=dict, repr=False, compare=False)
+    _texts: dict[str, list[yaml.Node]] = field(default_factory=dict, repr=False, compare=False)
 
     def origin(self, rule: RuleRef) -> str:
         """``FILE:LINE`` of a rule, of its policy where the rule is none; "" where that isn't known."""
@@ -42,7 +43,9 @@ class Offline:
         place = self.places.get(ObjectKey(key.kind.value, key.namespace, key.name))
         if place is None:
             return ""
-        line = _line(self.directory / place.file, place, rule)
+        if place.file not in self._texts:
+            self._texts[place.file] = _documents(self.directory / place.file)
+        line = _line(self._texts[place.file], place, rule)
         return f"{place.file}:{line}" if line else str(place)
 
 
@@ -72,17 +75,24 @@ def read_world(directory: Path) -> Offline:
     return Offline(directory, world, kept, world.rejections())
 
 
-def _line(file: Path, place: Place, rule: RuleRef) -> int:
-    """The line on which a rule begins, or its object; 0 where the text can't be followed."""
+def _documents(file: Path) -> list[yaml.Node]:
+    """The documents of a file with their lines; none where the text can't be followed."""
     try:
         text = file.read_text(encoding="utf-8-sig")
-        documents = [node for node in yaml.compose_all(text, yaml.CSafeLoader) if _is_something(node)]
+        return [node for node in yaml.compose_all(text, yaml.CSafeLoader) if _is_something(node)]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return []
+
+
+def _line(documents: list[yaml.Node], place: Place, rule: RuleRef) -> int:
+    """The line on which a rule begins, or its object; 0 where it isn't found."""
+    try:
         node = documents[place.document - 1]
         if place.item >= 0:
             node = _at(node, "items", place.item)
         for step in _path(rule):
             node = _at(node, *step)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError):
+    except LookupError:
         return 0
     return int(node.start_mark.line) + 1
 

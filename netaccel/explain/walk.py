@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 from netaccel.errors import QuestionError
@@ -50,7 +51,7 @@ class Half(NamedTuple):
         return any(one != known[0] for one in known)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Course:
     """One way. ``refused``: why the flow comes to nobody (its halves are empty then)."""
 
@@ -60,7 +61,7 @@ class Course:
     translated_at: str = ""
     refused: str = ""
 
-    @property
+    @cached_property
     def allowed(self) -> bool | None:
         """Whether all of it lets the flow pass; None where that can't be known."""
         if self.refused:
@@ -133,12 +134,12 @@ class Walker:
         how = how or How()
         sources = self._sources(source)
         protocol = how.protocol if how.protocol is not None else destination.protocol
-        ask = _Ask(sources, destination.port, protocol, how.icmp)
+        ask = _Ask(sources, destination.port, protocol, how.icmp, how.one_family)
         if destination.kind is EndKind.SERVICE:
             courses = self._to_service(ask, destination)
         else:
             courses = self._to_parties(ask, destination)
-        found = tuple(courses)
+        found = _first_family(courses) if how.one_family else tuple(courses)
         if not found:
             raise QuestionError(f"{source} and {destination} have no address family in common")
         return Answer(source, destination, found)
@@ -180,6 +181,8 @@ class Walker:
             source = _of_family(ask.sources, party.address)
             if source is not None:
                 yield from self._to_party(source, party, *ask.number(party.address, end))
+                if ask.one_family:
+                    return
 
     def _to_party(self, source: Party, party: Party, protocol: int, port: int) -> Iterator[Course]:
         target = (party.address, port, protocol)
@@ -308,10 +311,14 @@ class Walker:
 
 
 class How(NamedTuple):
-    """What a question says beside its ends. ``icmp``: 256 × type + code, None: an echo request."""
+    """What a question says beside its ends. ``icmp``: 256 × type + code, None: an echo request.
+
+    ``one_family``: ways of the family that counts alone.
+    """
 
     protocol: int | None = None
     icmp: int | None = None
+    one_family: bool = False
 
 
 class _Ask(NamedTuple):
@@ -319,6 +326,7 @@ class _Ask(NamedTuple):
     port: int | str | None
     protocol: int | None
     icmp: int | None
+    one_family: bool
 
     def number(self, address: Address, end: End) -> tuple[int, int]:
         """Protocol and port of a flow to this address. Raises QuestionError where the port is missing."""
@@ -334,6 +342,16 @@ class _Ask(NamedTuple):
                 f"{end}: which {name} port? Give {end._replace(port=None)}:PORT, or --protocol ICMP"
             )
         return protocol, self.port
+
+
+def _first_family(courses: Iterator[Course]) -> tuple[Course, ...]:
+    """Ways of the first one's family; those of the other come after them, and are not asked for."""
+    found: list[Course] = []
+    for course in courses:
+        if found and course.ipv4 != found[0].ipv4:
+            break
+        found.append(course)
+    return tuple(found)
 
 
 def node_of(party: Party) -> str:

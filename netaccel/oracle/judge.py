@@ -110,10 +110,19 @@ def judge(
         return Judgement(ALLOWED, ALLOWED, exempt)
     if policies is None:
         policies = selecting(world, subject)
-    return Judgement(
-        _evaluate(world, direction, question, policies, shadow=False),
-        _evaluate(world, direction, question, policies, shadow=True),
-    )
+    if not policies:
+        return Judgement(ALLOWED, ALLOWED)
+    enforced = _evaluate(world, direction, question, policies, shadow=False)
+    if not any(_monitors(policy, direction) for policy in policies):
+        return Judgement(enforced, enforced)
+    return Judgement(enforced, _evaluate(world, direction, question, policies, shadow=True))
+
+
+def _monitors(policy: Policy, direction: Direction) -> bool:
+    """Whether the two readings of a policy differ."""
+    if policy.mode is Mode.MONITOR:
+        return True
+    return any(rule.action is Action.MONITOR for rule in policy.rules(direction))
 
 
 def selecting(world: World, pod: Pod) -> tuple[Policy, ...]:
