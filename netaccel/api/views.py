@@ -19,10 +19,17 @@ from netaccel.observe.figures import Labels, Maps, total
 from netaccel.records import (
     AffinityKey,
     Backend,
+    DropPairKey,
     Flow,
     FlowKey,
     Frontend,
     FrontendKey,
+    Identity,
+    PolicyEndpoint,
+    PolicyFlow,
+    PolicyPeerKey,
+    PolicyRule,
+    PolicyVerdict,
     Service,
     ServiceCounters,
 )
@@ -223,16 +230,29 @@ _ENUMS = {
     (FlowKey, "direction"): "flow_direction",
     (Flow, "state"): "flow_state",
     (Flow, "path"): "flow_path",
+    (PolicyVerdict, "action"): "policy_action",
+    (PolicyVerdict, "shadow"): "policy_action",
+    (PolicyRule, "kind"): "policy_kind",
+    (PolicyRule, "direction"): "policy_direction",
+    (PolicyRule, "action"): "rule_action",
+    (PolicyPeerKey, "direction"): "policy_direction",
+    (PolicyFlow, "state"): "policy_flow_state",
+    (PolicyFlow, "direction"): "policy_direction",
+    (PolicyFlow, "verdict"): "verdict",
+    (DropPairKey, "type"): "flow_event_type",
 }
 _FLAGS = {
     (Frontend, "flags"): "frontend_flag",
     (Backend, "flags"): "backend_flag",
     (Flow, "flags"): "flow_flag",
+    (Identity, "flags"): "identity_flag",
+    (PolicyEndpoint, "flags"): "endpoint_flag",
+    (PolicyFlow, "flags"): "policy_flow_flag",
 }
 # Array maps whose index is an enumerator.
 _INDEXED = {"drops": "drop_reason", "counters": "counter"}
 # Per-CPU maps whose values add up; those of the others stay apart.
-_SUMMED = {"drops", "counters", "service_counters"}
+_SUMMED = {"drops", "counters", "service_counters", "rule_counters"}
 
 
 def map_rows(name: str, dump: Mapping[Any, Any], labels: Labels) -> list[dict[str, object]]:
@@ -276,6 +296,11 @@ def _readable(kind: type, field: str, value: object, record: tuple[Any, ...], la
         return protocol_name(value)
     if field == "family":
         return FAMILIES.get(value, value)
+    if (
+        isinstance(record, DropPairKey) and field == "reason"
+    ):  # the kernel's own are numbers that we don't name
+        own = record.type != _value(labels, "flow_event_type", "kernel_drop")
+        return labels.labels("drop_reason").get(value, value) if own else value
     if (kind, field) in _ENUMS:
         return labels.labels(_ENUMS[kind, field]).get(value, value)
     if (kind, field) in _FLAGS:

@@ -118,6 +118,10 @@ def _print(found: dict[str, Any]) -> None:
     click.echo("  map entries: " + ", ".join(f"{name} {count}" for name, count in found["counts"].items()))
     for source in found.get("sources", ()):
         click.echo(f"  from {source['kind']} at {source['where']}{_freshness(source)}")
+    if flows := found.get("flows"):
+        events = flows["events"]
+        parts = ", ".join(f"{name} {events[name]}" for name in ("seen", "aggregated", "lost", "unparsable"))
+        click.echo(f"  flow events: {parts}; {flows['records']} records kept")
     if "hooks" in found:
         click.echo()
         print_table(("HOOK", "WHERE", "PROGRAM", "MODE", "NOTE"), _hooks(found), "no program is attached")

@@ -30,7 +30,19 @@ from netaccel.observe.budget import ZERO
 from netaccel.observe.edges.edge import Edge, EdgeKey, End, Verdict, Where, read_edge
 from netaccel.observe.edges.recorder import EdgeRecorder
 from netaccel.observe.edges.store import Limits
-from netaccel.records import Affinity, AffinityKey, Backend, Frontend, FrontendKey, Limiter, Service, Traffic
+from netaccel.records import (
+    Affinity,
+    AffinityKey,
+    Backend,
+    DropPair,
+    DropPairKey,
+    Frontend,
+    FrontendKey,
+    Limiter,
+    PolicyRule,
+    Service,
+    Traffic,
+)
 
 CLUSTER_IP = parse_address("10.96.0.10")
 
@@ -93,6 +105,18 @@ def test_map_dumps_speak_in_words(abi: Abi) -> None:
     assert map_rows("drops", {reason: [Traffic(1, 2), Traffic(3, 4)]}, abi) == [
         {"key": "fragment", "packets": 4, "bytes": 6}
     ]
+
+
+def test_drops_and_rules_speak_in_words(abi: Abi) -> None:
+    c = abi.constants
+    key = DropPairKey(CLUSTER_IP, CLUSTER_IP, 80, 6, c["EVENT_DROP"], c["DROP_POLICY_DENIED"], 4, 7)
+    kernels = key._replace(type=c["EVENT_KERNEL_DROP"], reason=3)
+    rows = map_rows("drop_pairs", {key: DropPair(1, 60, 0), kernels: DropPair(2, 120, 0)}, abi)
+    assert {"type": "drop", "reason": "policy_denied", "packets": 1}.items() <= rows[0].items()
+    assert {"type": "kernel_drop", "reason": 3}.items() <= rows[1].items(), "the kernel's names are its own"
+    rule = PolicyRule("shop", "allow-web", c["KIND_TRAFFIC_POLICY"], 1, c["RULE_MONITOR"], 0, 2)
+    (row,) = map_rows("policy_rules", {7: rule}, abi)
+    assert (row["kind"], row["direction"], row["action"]) == ("traffic_policy", "egress", "monitor")
 
 
 def test_values_of_cpus_that_do_not_add_up_stay_apart(abi: Abi) -> None:

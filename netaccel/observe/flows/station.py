@@ -118,9 +118,8 @@ class Flows:
 
     async def ended(self, entries: Sequence[Entry]) -> None:
         """Tell what flows carried whose entries were deleted. DatapathError."""
-        now = await asyncio.to_thread(self._ground.jiffies)
         async with self._judging:
-            found = self._traffic.ended(entries, now)
+            found = self._traffic.ended(entries)
         await self._tell(found)
 
     async def count_drops(self) -> None:

@@ -62,10 +62,13 @@ class FlowTraffic:
             told[judged.key] = _Told(judged.flow.opened, judged.total)
         return found
 
-    def ended(self, entries: Iterable[Entry], now: int) -> list[Judged]:
-        """Of entries that are not there any more: what they carried since their last summary."""
+    def ended(self, entries: Iterable[Entry]) -> list[Judged]:
+        """Of entries that are not there any more: what they carried since their last summary.
+
+        Their age is what it was with their last packet.
+        """
         found = [
-            self._judge(key, flow, now)._replace(type="closed")
+            self._judge(key, flow, flow.seen)._replace(type="closed")
             for key, flow in entries
             if not flow.flags & self._rejected
         ]
