@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Verdicts by protocol and port for one class of peers: the rules that match it, resolved (design: Policy).
+
+Ports are cut where any rule begins or ends. Rules paint what no rule before them has painted, once for what
+is in force and once for the shadow; what has the same verdicts is joined and cut into prefixes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from netaccel.compile.policy.rules import CompiledRule
+from netaccel.model.policy import Action, NamedPort, PortRange, Tier
+from netaccel.records import PolicyVerdict
+
+PORTS = 1 << 16
+WHOLE, PROTOCOL = 32, 48
+"""Prefix lengths of a row's own entry, and of one protocol's."""
+
+Row = tuple[tuple[tuple[int, int, int], PolicyVerdict], ...]
+"""((prefix length, protocol, port), verdict), sorted: a row without its id. Equal rows share one."""
+
+
+class Ruled(NamedTuple):
+    """A rule in its place; ``id``: key of the map ``policy_rules``, ``rank``: of its policy in the order."""
+
+    rule: CompiledRule
+    id: int
+    tier: Tier
+    rank: int
+
+
+class Fallback(NamedTuple):
+    """Ids of the rules that stand for isolation, in force and in the shadow; 0: not isolated."""
+
+    enforced: int
+    shadow: int
+
+
+class Verdict(NamedTuple):
+    """Half of a row's verdict. ``rule`` 0: allowed by default."""
+
+    rule: int
+    action: int
+    isolated: int = 0
+
+
+class Actions:
+    """Numbers of enum policy_action (abi.h)."""
+
+    def __init__(self, constants: Mapping[str, int]) -> None:
+        self.allow = constants["POLICY_ALLOW"]
+        self.drop = constants["POLICY_DROP"]
+        self.of = {
+            Action.ALLOW: self.allow,
+            Action.DROP: self.drop,
+            Action.REJECT: constants["POLICY_REJECT"],
+        }
+
+
+Named = tuple[tuple[str, int, int], ...]
+"""(name, protocol, number) of the destination's named ports."""
+
+_RANK = {Action.DROP: 0, Action.REJECT: 1, Action.ALLOW: 2}
+_Span = tuple[int, int]  # cells, the second not included
+
+
+def resolve(rules: Sequence[Ruled], fallback: Fallback, named: Named, actions: Actions) -> Row:
+    """The row of a peer that these rules match, in the order of evaluation."""
+    ranges = [list(_ranges(one.rule, named)) for one in rules]
+    protocols = sorted({span.protocol for spans in ranges for span in spans})
+    everywhere = [one for one in rules if one.rule.ports is None]
+    whole = [(one, [(0, 1)]) for one in everywhere]
+    (other,) = _verdicts(whole, 1, fallback, actions)
+    entries = {(WHOLE, 0, 0): other}
+    for protocol in protocols:
+        bounds, painted = _cells(protocol, rules, ranges)
+        verdicts = _verdicts(painted, len(bounds) - 1, fallback, actions)
+        entries.update(_entries(protocol, bounds, verdicts, other))
+    return tuple(sorted(entries.items()))
+
+
+def _ranges(rule: CompiledRule, named: Named) -> Iterator[PortRange]:
+    for port in rule.ports or ():
+        match port:
+            case PortRange():
+                yield port
+            case NamedPort(name, protocol):
+                for known, number_of, number in named:
+                    if known == name and protocol in (None, number_of):
+                        yield PortRange(number_of, number, number)
+
+
+def _cells(
+    protocol: int, rules: Sequence[Ruled], ranges: Sequence[Sequence[PortRange]]
+) -> tuple[list[int], list[tuple[Ruled, list[_Span]]]]:
+    """Where the ports of a protocol are cut, and the cells of each rule."""
+    edges = {0, PORTS}
+    for spans in ranges:
+        for span in spans:
+            if span.protocol == protocol:
+                edges.update((span.first, span.last + 1))
+    bounds = sorted(edges)
+    painted = []
+    for one, spans in zip(rules, ranges, strict=True):
+        if one.rule.ports is None:
+            painted.append((one, [(0, len(bounds) - 1)]))
+            continue
+        cells = [
+            (bisect_left(bounds, span.first), bisect_left(bounds, span.last + 1))
+            for span in spans
+            if span.protocol == protocol
+        ]
+        if cells:
+            painted.append((one, cells))
+    return bounds, painted
+
+
+def _verdicts(
+    painted: Sequence[tuple[Ruled, list[_Span]]], cells: int, fallback: Fallback, actions: Actions
+) -> list[PolicyVerdict]:
+    read = [(one, one.rule.enforced, spans) for one, spans in painted]
+    enforced = _paint(read, cells, fallback.enforced, actions)
+    read = [(one, one.rule.shadow, spans) for one, spans in painted]
+    shadow = _paint(read, cells, fallback.shadow, actions)
+    return [
+        PolicyVerdict(e.rule, s.rule, e.action, s.action, e.isolated, s.isolated)
+        for e, s in zip(enforced, shadow, strict=True)
+    ]
+
+
+def _paint(
+    painted: Iterable[tuple[Ruled, Action | None, list[_Span]]], cells: int, isolation: int, actions: Actions
+) -> list[Verdict]:
+    tiers: dict[Tier, list[tuple[Ruled, Action, list[_Span]]]] = {tier: [] for tier in Tier}
+    for one, action, spans in painted:
+        if action is not None:
+            tiers[one.tier].append((one, action, spans))
+    tiers[Tier.NAMESPACED].sort(key=lambda found: (_RANK[found[1]], found[0].rank, found[0].rule.number))
+    verdicts: list[Verdict | None] = [None] * cells
+    _paint_tier(verdicts, tiers[Tier.ADMIN], actions)
+    _paint_tier(verdicts, tiers[Tier.NAMESPACED], actions)
+    if isolation:
+        denied = Verdict(isolation, actions.drop, 1)
+        return [verdict or denied for verdict in verdicts]
+    _paint_tier(verdicts, tiers[Tier.BASELINE], actions)
+    allowed = Verdict(0, actions.allow)
+    return [verdict or allowed for verdict in verdicts]
+
+
+def _paint_tier(
+    verdicts: list[Verdict | None],
+    found: Iterable[tuple[Ruled, Action, list[_Span]]],
+    actions: Actions,
+) -> None:
+    """The first rule of a tier that has a cell takes it; one that passes leaves it to the next tier."""
+    following = list(range(len(verdicts) + 1))  # the next cell from each on that no rule of this tier has
+
+    def free_from(cell: int) -> int:
+        root = cell
+        while following[root] != root:
+            root = following[root]
+        while following[cell] != root:
+            following[cell], cell = root, following[cell]
+        return root
+
+    for one, action, spans in found:
+        verdict = None if action is Action.PASS else Verdict(one.id, actions.of[action])
+        for begin, end in spans:
+            cell = free_from(begin)
+            while cell < end:
+                if verdicts[cell] is None:
+                    verdicts[cell] = verdict
+                following[cell] = cell + 1
+                cell = free_from(cell)
+
+
+def _entries(
+    protocol: int, bounds: Sequence[int], verdicts: Sequence[PolicyVerdict], other: PolicyVerdict
+) -> Iterator[tuple[tuple[int, int, int], PolicyVerdict]]:
+    """A protocol's entries: the verdict that would need most prefixes is the protocol's own."""
+    runs: list[tuple[int, int, PolicyVerdict]] = []
+    for first, end, verdict in zip(bounds, bounds[1:], verdicts, strict=False):
+        if runs and runs[-1][2] == verdict:
+            runs[-1] = (runs[-1][0], end, verdict)
+        else:
+            runs.append((first, end, verdict))
+    needed: Counter[PolicyVerdict] = Counter()
+    cut = [(verdict, list(prefixes(first, end))) for first, end, verdict in runs]
+    for verdict, found in cut:
+        needed[verdict] += len(found)
+    base = max(needed, key=lambda verdict: (needed[verdict], verdict == other))
+    if base != other:
+        yield (PROTOCOL, protocol, 0), base
+    for verdict, found in cut:
+        if verdict != base:
+            for length, port in found:
+                yield (PROTOCOL + length, protocol, port), verdict
+
+
+def prefixes(first: int, end: int) -> Iterator[tuple[int, int]]:
+    """(length, first port) of the fewest prefixes of 16 bits that are ``first`` to ``end`` - 1."""
+    while first < end:
+        size = first & -first or PORTS
+        while size > end - first:
+            size >>= 1
+        yield 17 - size.bit_length(), first
+        first += size
