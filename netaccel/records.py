@@ -329,6 +329,33 @@ class PolicyFlow(NamedTuple):
     received_bytes: int
 
 
+class DryRun(NamedTuple):
+    """Value of ``dry_run`` (key: 0), of an instance of ``tc_pod`` loaded with the constant ``dry_run``.
+
+    ``ifindex`` is asked; with all else zero a test run answers. Ports and addresses after translation.
+    """
+
+    ifindex: int
+    judged: int
+    reason: int
+    identity: int
+    subject: int
+    row: int
+    rule: int
+    shadow_rule: int
+    service: int
+    backend: int
+    src: bytes
+    dst: bytes
+    sport: int
+    dport: int
+    proto: int
+    direction: int
+    verdict: int
+    action: int
+    shadow: int
+
+
 class GateKey(NamedTuple):
     """Key of ``gate_addresses`` (value: 1)."""
 

@@ -219,6 +219,7 @@ enum policy_flow_flag {
 	POLICY_FLOW_REJECTED = 2, /* not allowed: the entry lets only the answer to the pod or peer pass */
 	POLICY_FLOW_FIN_POD = 4,  /* the pod has sent a FIN */
 	POLICY_FLOW_FIN_PEER = 8, /* the peer has */
+	POLICY_FLOW_EITHER = 16,  /* taken up in its middle: either side may have opened it */
 };
 
 enum flow_event_type {
@@ -573,6 +574,31 @@ struct drop_pair {
 	__u32 pad;
 };
 
+/* Key 0 of `dry_run`, private to an instance of tc_pod that is loaded with settings.dry_run: what would
+ * become of the packet as the first of its flow. User space writes ifindex and zeroes before each run. */
+struct dry_run {
+	__u32 ifindex;  /* asked: the pod's device */
+	__u32 judged;   /* answered: 1 where a decision was made; all else is zero where not */
+	__u32 reason;   /* enum drop_reason; 0: carried */
+	__u32 identity; /* the peer's */
+	__u32 subject;
+	__u32 row;
+	__u32 rule;
+	__u32 shadow_rule;
+	__u32 service; /* of the frontend that was named, and the backend that the packet goes to; 0: none */
+	__u32 backend;
+	__u8 src[ADDR_LEN]; /* as judged: after translation */
+	__u8 dst[ADDR_LEN];
+	__be16 sport;
+	__be16 dport;
+	__u8 proto;
+	__u8 direction; /* enum policy_direction */
+	__u8 verdict;   /* enum verdict */
+	__u8 action;    /* enum policy_action */
+	__u8 shadow;    /* enum policy_action */
+	__u8 pad[3];
+};
+
 struct node { /* this node's addresses: the source of SNAT; zero where it has none */
 	__u8 addr4[ADDR_LEN];
 	__u8 addr6[ADDR_LEN];
@@ -616,6 +642,8 @@ struct settings {
 	__u16 snat_first;         /* first port for SNAT, host byte order */
 	__u16 snat_count;
 	__u32 has_retval; /* bpf_set_retval is there: refusals have their own errno */
+	__u32 policy;     /* 0: pod devices judge nothing */
+	__u32 dry_run;    /* 1: answers go to the map dry_run, and no other map is written */
 };
 
 #endif

@@ -57,7 +57,8 @@ backend_affine(const struct frontend *fe, const struct affinity_key *key, int lo
 	if (local_only && !(be->flags & BACKEND_LOCAL))
 		return NULL;
 	*id = seen->backend;
-	seen->seen = now;
+	if (!settings.dry_run)
+		seen->seen = now;
 	return be;
 }
 

@@ -171,9 +171,10 @@ struct {
 /* Limiters. Writer, reader: XDP and TC programs, each CPU its own. Never full. */
 #define LIMIT_FLOWS 0   /* new flows */
 #define LIMIT_REPLIES 1 /* ICMP errors that programs send */
+#define LIMIT_EVENTS 2  /* pairs that drop_pairs did not know */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 2);
+	__uint(max_entries, 3);
 	__type(key, __u32);
 	__type(value, struct limiter);
 } limiter SEC(".maps");

@@ -48,6 +48,8 @@ static __always_inline void tuple_set_direction(struct tuple *t, __u8 direction)
 #define PACKET_FRAGMENT 1       /* any fragment */
 #define PACKET_LATER_FRAGMENT 2 /* not the first: no transport header */
 #define PACKET_ICMP_ERROR 4     /* quotes another packet */
+#define PACKET_FROM_POD 8       /* at a pod's device, from the pod */
+#define PACKET_OPENS 16         /* the load balancer opens a flow for it */
 
 struct packet {
 	struct tuple tuple;

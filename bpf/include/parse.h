@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * From bytes to struct packet: Ethernet, up to two VLAN tags, IPv4 with options, IPv6 with extension
- * headers, TCP, UDP, SCTP, ICMP errors. Writes nothing; reads no map.
+ * headers, TCP, UDP, SCTP, ICMP; of other protocols the number. Writes nothing; reads no map.
  *
  * Every function returns PARSE_OK, PARSE_SHORT (the bytes end before the headers do; a caller whose frame
  * is not linear pulls more and tries again) or PARSE_OTHER (not understood: leave the packet alone).
@@ -141,6 +141,12 @@ static __always_inline int parse_icmp(int family, struct packet *p, void *data, 
 	return PARSE_OK;
 }
 
+static __always_inline int parse_is_extension(__u8 next)
+{
+	return next == NEXTHDR_HOP || next == NEXTHDR_ROUTING || next == NEXTHDR_FRAGMENT ||
+	       next == NEXTHDR_DEST;
+}
+
 /* Ports (0 where the protocol has none), flags, l4_len. p->l4, p->tot_len and the protocol are set. */
 static __always_inline int parse_transport(int family, struct packet *p, void *data, void *end, int mode)
 {
@@ -154,8 +160,12 @@ static __always_inline int parse_transport(int family, struct packet *p, void *d
 		return PARSE_OTHER;
 	if (p->tuple.proto == (family == AF_INET ? IPPROTO_ICMP : IPPROTO_ICMPV6))
 		return parse_icmp(family, p, data, end);
-	return p->tuple.proto == IPPROTO_SCTP ? parse_ports(p, data, end, mode == PARSE_QUOTED ? 8 : 12)
-					      : PARSE_OTHER;
+	if (p->tuple.proto == IPPROTO_SCTP)
+		return parse_ports(p, data, end, mode == PARSE_QUOTED ? 8 : 12);
+	/* Any other has addresses and a number; not what a chain of headers that is too long ends with. */
+	if (p->l4 - p->l3 > p->tot_len || (family == AF_INET6 && parse_is_extension(p->tuple.proto)))
+		return PARSE_OTHER;
+	return PARSE_OK;
 }
 
 static __always_inline int parse_ip4(struct packet *p, void *data, void *end, __u32 frame_len, int mode)
@@ -205,8 +215,7 @@ static __always_inline int parse_extensions(struct packet *p, void *data, void *
 	for (int i = 0; i < IPV6_EXTENSIONS; i++) {
 		__u8 *ext = packet_at(data, at);
 
-		if (*next != NEXTHDR_HOP && *next != NEXTHDR_ROUTING && *next != NEXTHDR_FRAGMENT &&
-		    *next != NEXTHDR_DEST)
+		if (!parse_is_extension(*next))
 			break;
 		if ((void *)(ext + 8) > end)
 			return PARSE_SHORT;

@@ -27,6 +27,7 @@
 #define ICMP_DEST_UNREACH 3
 #define ICMP_PORT_UNREACH 3 /* codes */
 #define ICMP_FRAG_NEEDED 4
+#define ICMP_PKT_FILTERED 13 /* administratively prohibited: RFC 1812 5.2.7.1 */
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_EXC_TTL 0
 
@@ -292,6 +293,23 @@ static __always_inline int reply_refuse(struct __sk_buff *skb, const struct pack
 	if (family == AF_INET6) {
 		icmp.type = ICMPV6_DEST_UNREACH;
 		icmp.code = ICMPV6_PORT_UNREACH;
+	}
+	return reply_icmp(skb, p, family, &p->tuple.dst, icmp);
+}
+
+/* Forbid: a reset for TCP, else administratively prohibited, in the name of the address that was asked for.
+ */
+static __always_inline int reply_forbid(struct __sk_buff *skb, const struct packet *p, int family)
+{
+	struct reply_icmp icmp = { .type = ICMP_DEST_UNREACH, .code = ICMP_PKT_FILTERED };
+
+	if (!reply_due(skb, p, family))
+		return TC_ACT_SHOT;
+	if (p->tuple.proto == IPPROTO_TCP)
+		return reply_reset(skb, p, family);
+	if (family == AF_INET6) {
+		icmp.type = ICMPV6_DEST_UNREACH;
+		icmp.code = ICMPV6_ADM_PROHIBITED;
 	}
 	return reply_icmp(skb, p, family, &p->tuple.dst, icmp);
 }

@@ -10,6 +10,7 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 #include "count.h"
+#include "event.h"
 #include "fragment.h"
 #include "icmp.h"
 #include "lb.h"
@@ -24,10 +25,11 @@
 #define TC_PULL 256  /* bytes of headers to have in one piece, where they are not */
 
 enum tc_read {
-	TC_READ_LEAVE, /* not TCP or UDP, or not understood */
-	TC_READ_PORTS, /* TCP or UDP, ports known */
-	TC_READ_ICMP,  /* an ICMP error */
-	TC_READ_ORPHAN /* a later fragment whose first was not translated */
+	TC_READ_LEAVE,  /* not understood */
+	TC_READ_PORTS,  /* TCP or UDP, ports known */
+	TC_READ_ICMP,   /* an ICMP error */
+	TC_READ_ORPHAN, /* a later fragment of TCP or UDP whose first was not seen */
+	TC_READ_OTHER,  /* any other protocol; a later fragment has no ports yet */
 };
 
 /* AF_INET or AF_INET6 and where the IP header starts; 0: not IP. */
@@ -61,7 +63,7 @@ static __always_inline enum tc_read tc_read(struct __sk_buff *skb, int family, _
 	if (p->flags & PACKET_ICMP_ERROR)
 		return TC_READ_ICMP;
 	if (p->tuple.proto != IPPROTO_TCP && p->tuple.proto != IPPROTO_UDP)
-		return TC_READ_LEAVE;
+		return TC_READ_OTHER;
 	return p->flags & PACKET_LATER_FRAGMENT && fragment_ports(p) ? TC_READ_ORPHAN : TC_READ_PORTS;
 }
 
@@ -75,9 +77,9 @@ static __noinline enum tc_read tc_read6(struct __sk_buff *skb, __u16 l3, struct 
 	return tc_read(skb, AF_INET6, l3, p);
 }
 
-static __always_inline int tc_drop(const struct packet *p, __u32 reason)
+static __always_inline int tc_drop(struct __sk_buff *skb, const struct packet *p, __u32 reason)
 {
-	count_drop(reason, p->tot_len);
+	event_drop_packet(p, skb->ifindex, reason, PATH_TC);
 	return TC_ACT_SHOT;
 }
 
@@ -91,10 +93,14 @@ static __noinline int tc_refuse6(struct __sk_buff *skb, const struct packet *p)
 	return reply_refuse(skb, p, AF_INET6);
 }
 
+/* Each entry program's own: what it has to note for an answer to reach who sent *p. */
+static void tc_before_answer(struct __sk_buff *skb, int family, const struct packet *p);
+
 /* Counted, and answered by a reset or an ICMP error. */
 static __always_inline int tc_refuse(struct __sk_buff *skb, int family, const struct packet *p, __u32 reason)
 {
-	count_drop(reason, p->tot_len);
+	event_drop_packet(p, skb->ifindex, reason, PATH_TC);
+	tc_before_answer(skb, family, p);
 	return family == AF_INET ? tc_refuse4(skb, p) : tc_refuse6(skb, p);
 }
 
@@ -106,11 +112,11 @@ static __always_inline int tc_stranger(struct __sk_buff *skb, int family, const 
 	return tc_refuse(skb, family, p, DROP_NO_SUCH_PORT);
 }
 
-static __always_inline int tc_orphan(int family, const struct packet *p)
+static __always_inline int tc_orphan(struct __sk_buff *skb, int family, const struct packet *p)
 {
 	int reason = fragment_orphan(family, p);
 
-	return reason ? tc_drop(p, reason) : TC_NEXT;
+	return reason ? tc_drop(skb, p, reason) : TC_NEXT;
 }
 
 /* lb_decide() said LB_STACK or LB_YIELD. */
@@ -146,13 +152,14 @@ static __always_inline struct flow *tc_flow(struct __sk_buff *skb, int family, s
 		if (!flow_track(family, p, lb->direction, lb->flow, lb->now))
 			return lb->flow;
 		flow_delete(family, &p->tuple, lb->direction);
-		*verdict = tc_drop(p, DROP_FLOW_CLASH);
+		*verdict = tc_drop(skb, p, DROP_FLOW_CLASH);
 		return NULL;
 	}
 	reason = lb_open(family, lb, PATH_TC);
 	if (!reason)
 		return lb->fresh;
-	*verdict = reason == DROP_SNAT_EXHAUSTED ? tc_refuse(skb, family, p, reason) : tc_drop(p, reason);
+	*verdict =
+		reason == DROP_SNAT_EXHAUSTED ? tc_refuse(skb, family, p, reason) : tc_drop(skb, p, reason);
 	return NULL;
 }
 
@@ -179,10 +186,10 @@ static __always_inline int tc_reply(struct __sk_buff *skb, int family, struct pa
 	reason = flow_track(family, p, FLOW_REVERSE, f, jiffies_now());
 	if (reason) {
 		flow_delete(family, &p->tuple, FLOW_REVERSE);
-		return tc_drop(p, reason);
+		return tc_drop(skb, p, reason);
 	}
 	reason = tc_rewrite(skb, family, p, f, FLOW_REVERSE, 0);
-	return reason ? tc_drop(p, reason) : TC_NEXT;
+	return reason ? tc_drop(skb, p, reason) : TC_NEXT;
 }
 
 #endif

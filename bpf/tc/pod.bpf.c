@@ -1,10 +1,202 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The load balancer of a pod device, for pods whose sockets can't be seen (runtimes with a kernel of their
- * own). Ingress is what the pod sends, egress what it gets. The pod's address stays, so the stack routes
- * and the CNI masquerades as ever; only a pod that reaches itself gets the node's address.
+ * A pod's device: policy in both directions, and the load balancer for pods whose sockets can't be seen
+ * (runtimes with a kernel of their own). Ingress is what the pod sends, egress what it gets. The pod's
+ * address stays, so the stack routes and the CNI masquerades as ever; only a pod that reaches itself gets
+ * the node's address.
+ *
+ * What the pod sends is judged by where the load balancer sends it, before it is rewritten; what it gets,
+ * as it comes. A flow that nothing translates is known by one look-up, and all else is skipped.
  */
 #include "tc.h"
+#include "policy_flow.h"
+
+/* ------------------------------------------------------- instances of a family */
+
+static __noinline int known4(struct __sk_buff *skb, const struct packet *p, __u8 direction,
+			     enum policy_look look)
+{
+	return p ? policy_known(skb, AF_INET, p, direction, look) : POLICY_ASK;
+}
+
+static __noinline int known6(struct __sk_buff *skb, const struct packet *p, __u8 direction,
+			     enum policy_look look)
+{
+	return p ? policy_known(skb, AF_INET6, p, direction, look) : POLICY_ASK;
+}
+
+static __always_inline int known(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
+				 enum policy_look look)
+{
+	if (settings.dry_run)
+		return POLICY_ASK;
+	return family == AF_INET ? known4(skb, p, direction, look) : known6(skb, p, direction, look);
+}
+
+static __always_inline __u32 ask(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
+{
+	return family == AF_INET ? policy_ask4(skb, p, direction) : policy_ask6(skb, p, direction);
+}
+
+static __always_inline void open(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
+				 __u8 flags)
+{
+	if (settings.dry_run)
+		return;
+	if (family == AF_INET)
+		policy_open4(skb, p, direction, flags);
+	else
+		policy_open6(skb, p, direction, flags);
+}
+
+static __always_inline int is_plain(int family, const struct packet *p, __u8 direction)
+{
+	return family == AF_INET ? policy_is_plain4(p, direction) : policy_is_plain6(p, direction);
+}
+
+/* -------------------------------------------------------------------- refusals */
+
+static __always_inline void tc_before_answer(struct __sk_buff *skb, int family, const struct packet *p)
+{
+	if (!settings.policy)
+		return;
+	if (family == AF_INET)
+		policy_refused4(skb, p, POLICY_EGRESS);
+	else
+		policy_refused6(skb, p, POLICY_EGRESS);
+}
+
+/* Back to who sent it: to the pod out of the device, or into it, as if the pod had answered. */
+static __always_inline int reject(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
+{
+	int verdict = reply_forbid(skb, p, family);
+
+	if (verdict != TC_ACT_REDIRECT || direction == POLICY_EGRESS)
+		return verdict;
+	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
+}
+
+static __noinline int reject4(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+{
+	return p ? reject(skb, AF_INET, p, direction) : TC_ACT_SHOT;
+}
+
+static __noinline int reject6(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+{
+	return p ? reject(skb, AF_INET6, p, direction) : TC_ACT_SHOT;
+}
+
+/* What ask() did not allow; *p as it came, its event composed. */
+static __always_inline int deny(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
+				__u32 reason)
+{
+	if (settings.dry_run)
+		return TC_ACT_SHOT;
+	count_drop(reason, p->tot_len);
+	event_drop();
+	if (reason != DROP_POLICY_REJECTED)
+		return TC_ACT_SHOT;
+	if (family == AF_INET) {
+		policy_refused4(skb, p, direction);
+		return reject4(skb, p, direction);
+	}
+	policy_refused6(skb, p, direction);
+	return reject6(skb, p, direction);
+}
+
+/* What can't be judged, for `reason`: let through where no policy is in force. */
+static __always_inline int blind(struct __sk_buff *skb, struct packet *p, __u8 direction, __u32 reason)
+{
+	if (!settings.policy)
+		return TC_NEXT;
+	reason = policy_blind(policy_device(skb), direction, reason);
+	if (!reason)
+		return TC_NEXT;
+	if (settings.dry_run)
+		return TC_ACT_SHOT;
+	if (!p->tot_len)
+		p->tot_len = skb->len - p->l3;
+	return tc_drop(skb, p, reason);
+}
+
+/* --------------------------------------------------------------- as the packet is */
+
+/* A packet that nothing translates (`plain`), or whose answers something does. */
+static __always_inline int judge(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
+				 int *plain)
+{
+	__u32 reason;
+	int what;
+
+	what = known(skb, family, p, direction, POLICY_LOOK_ANY);
+	*plain = what == POLICY_PLAIN;
+	if (what != POLICY_ASK)
+		return TC_NEXT;
+	reason = ask(skb, family, p, direction);
+	if (reason)
+		return deny(skb, family, p, direction, reason);
+	if (settings.dry_run)
+		return TC_NEXT;
+	*plain = is_plain(family, p, direction);
+	open(skb, family, p, direction, *plain ? POLICY_FLOW_PLAIN : 0);
+	if (fragment_is_first(p))
+		policy_remember(p);
+	return TC_NEXT;
+}
+
+/* TCP and UDP that the load balancer passes, and all other protocols. */
+static __noinline int judge4(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+{
+	int plain;
+
+	return p ? judge(skb, AF_INET, p, direction, &plain) : TC_ACT_SHOT;
+}
+
+static __noinline int judge6(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+{
+	int plain;
+
+	return p ? judge(skb, AF_INET6, p, direction, &plain) : TC_ACT_SHOT;
+}
+
+/* 1 where a later fragment has the ports of its first one, or the protocol has none. */
+static __always_inline int has_ports(int family, struct packet *p)
+{
+	if (!(p->flags & PACKET_LATER_FRAGMENT))
+		return 1;
+	if (p->tuple.proto != IPPROTO_SCTP && !proto_is_icmp(family, p->tuple.proto))
+		return 1;
+	return !fragment_ports(p);
+}
+
+/* Neither TCP nor UDP. */
+static __always_inline int other(struct __sk_buff *skb, int family, struct packet *p, __u8 direction)
+{
+	__u8 header[8];
+
+	if (!has_ports(family, p))
+		return blind(skb, p, direction, DROP_FRAGMENT);
+	if (proto_is_icmp(family, p->tuple.proto) && !(p->flags & PACKET_LATER_FRAGMENT)) {
+		if (bpf_skb_load_bytes(skb, p->l4, header, sizeof(header)))
+			return blind(skb, p, direction, DROP_POLICY_UNKNOWN);
+		if (icmp_is_neighbour(family, header[0]))
+			return TC_NEXT;
+		policy_icmp_ports(family, &p->tuple, header, direction);
+	}
+	return family == AF_INET ? judge4(skb, p, direction) : judge6(skb, p, direction);
+}
+
+static __noinline int other4(struct __sk_buff *skb, struct packet *p, __u8 direction)
+{
+	return p ? other(skb, AF_INET, p, direction) : TC_ACT_SHOT;
+}
+
+static __noinline int other6(struct __sk_buff *skb, struct packet *p, __u8 direction)
+{
+	return p ? other(skb, AF_INET6, p, direction) : TC_ACT_SHOT;
+}
+
+/* --------------------------------------------------------------- load balancing */
 
 /* Back to the pod that sent it. */
 static __always_inline int bounce(struct __sk_buff *skb)
@@ -12,28 +204,188 @@ static __always_inline int bounce(struct __sk_buff *skb)
 	return reply_swap_ethernet(skb) ? TC_ACT_SHOT : bpf_redirect(skb->ifindex, 0);
 }
 
+/* 1 where the flow is known to policy by what *f makes of its packets. A pod that reaches itself is seen by
+ * its device with the frontend's address, or the node's; what the stack translates comes back translated. */
+static __always_inline int is_keyed_by(const struct flow *f)
+{
+	return !(f->flags & (FLOW_HAIRPIN | FLOW_STACK));
+}
+
+/* *p gets the tuple that is judged: where it goes. A pod that reaches itself is its own peer. */
+static __always_inline void become(int family, struct packet *p, const struct flow *f)
+{
+	struct addr src;
+
+	if (f->flags & FLOW_HAIRPIN) {
+		p->tuple.dst = p->tuple.src;
+		return;
+	}
+	flow_addresses(family, f, &src, &p->tuple.dst);
+	p->tuple.dport = f->new_dport;
+	if (!(f->flags & FLOW_STACK))
+		p->tuple.sport = f->new_sport;
+}
+
+/* Whether policy lets the packet go where *f sends it. 0 or a drop reason; *asked: admit() is due, once
+ * nothing else stops it. */
+static __always_inline __u32 permit(struct __sk_buff *skb, int family, struct packet *p, const struct flow *f,
+				    int *asked)
+{
+	int keyed = is_keyed_by(f), what = POLICY_ASK;
+	struct tuple own = p->tuple;
+	struct flow_event *e;
+	__u32 reason;
+
+	*asked = 0;
+	if (keyed)
+		become(family, p, f);
+	if (!(p->flags & PACKET_OPENS))
+		what = known(skb, family, p, POLICY_EGRESS, keyed ? POLICY_LOOK_TRANSLATED : POLICY_LOOK_ANY);
+	if (what != POLICY_ASK) {
+		p->tuple = own;
+		return 0;
+	}
+	if (!keyed)
+		become(family, p, f);
+	reason = ask(skb, family, p, POLICY_EGRESS);
+	p->tuple = own;
+	*asked = !reason;
+	e = event_composed();
+	if (e)
+		e->service = f->service;
+	return reason;
+}
+
+/* permit() allowed a flow that was not known. */
+static __always_inline void admit(struct __sk_buff *skb, int family, struct packet *p, const struct flow *f)
+{
+	struct tuple own = p->tuple;
+
+	if (is_keyed_by(f))
+		become(family, p, f);
+	open(skb, family, p, POLICY_EGRESS, 0);
+	p->tuple = own;
+}
+
+static __noinline __u32 permit4(struct __sk_buff *skb, struct packet *p, const struct flow *f, int *asked)
+{
+	return p && f && asked ? permit(skb, AF_INET, p, f, asked) : DROP_POLICY_INCOMPLETE;
+}
+
+static __noinline __u32 permit6(struct __sk_buff *skb, struct packet *p, const struct flow *f, int *asked)
+{
+	return p && f && asked ? permit(skb, AF_INET6, p, f, asked) : DROP_POLICY_INCOMPLETE;
+}
+
+static __noinline int admit4(struct __sk_buff *skb, struct packet *p, const struct flow *f)
+{
+	if (p && f)
+		admit(skb, AF_INET, p, f);
+	return 0;
+}
+
+static __noinline int admit6(struct __sk_buff *skb, struct packet *p, const struct flow *f)
+{
+	if (p && f)
+		admit(skb, AF_INET6, p, f);
+	return 0;
+}
+
+/* The stack translates it. Where it sends what we know nothing of is not known: then the address that the pod
+ * names is judged. */
+static __always_inline int to_stack(struct __sk_buff *skb, int family, struct packet *p, struct lb *lb,
+				    int action)
+{
+	__u32 reason = 0;
+	int asked = 0, verdict;
+
+	if (settings.policy && action == LB_STACK) {
+		reason = family == AF_INET ? permit4(skb, p, lb->flow, &asked)
+					   : permit6(skb, p, lb->flow, &asked);
+		if (reason)
+			return deny(skb, family, p, POLICY_EGRESS, reason);
+		if (asked)
+			family == AF_INET ? admit4(skb, p, lb->flow) : admit6(skb, p, lb->flow);
+	} else if (settings.policy) {
+		verdict = family == AF_INET ? judge4(skb, p, POLICY_EGRESS) : judge6(skb, p, POLICY_EGRESS);
+		if (verdict != TC_NEXT)
+			return verdict;
+	}
+	return settings.dry_run ? TC_NEXT : tc_stack(family, p, lb, action);
+}
+
+/* What a dry run answers where the load balancer alone decides. */
+static __always_inline int dry_refuse(__u32 reason)
+{
+	struct dry_run *dry;
+	__u32 zero = 0;
+
+	dry = bpf_map_lookup_elem(&dry_run, &zero);
+	if (dry) {
+		dry->reason = reason;
+		dry->verdict = VERDICT_DROPPED;
+	}
+	return TC_ACT_SHOT;
+}
+
+static __always_inline int dry_translate(struct __sk_buff *skb, int family, struct packet *p,
+					 const struct flow *f)
+{
+	int asked;
+	__u32 reason, zero = 0;
+	struct dry_run *dry;
+
+	reason = family == AF_INET ? permit4(skb, p, f, &asked) : permit6(skb, p, f, &asked);
+	dry = bpf_map_lookup_elem(&dry_run, &zero);
+	if (dry) {
+		dry->service = f->service;
+		dry->backend = f->backend;
+	}
+	return reason ? TC_ACT_SHOT : TC_NEXT;
+}
+
 static __always_inline int balance(struct __sk_buff *skb, int family, struct packet *p)
 {
-	int action, hairpin, reason, verdict = TC_ACT_SHOT;
+	int action, asked = 0, hairpin, reason, verdict = TC_ACT_SHOT;
 	struct flow *f;
 	struct lb lb;
 
 	action = lb_decide(family, LB_POD, p, &lb);
-	if (action == LB_PASS)
-		return tc_stranger(skb, family, p);
+	if (action == LB_PASS) {
+		if (settings.dry_run && frontend_refuses_others(family, &p->tuple.dst))
+			return dry_refuse(DROP_NO_SUCH_PORT);
+		verdict = tc_stranger(skb, family, p);
+		if (verdict != TC_NEXT || !settings.policy)
+			return verdict;
+		return family == AF_INET ? judge4(skb, p, POLICY_EGRESS) : judge6(skb, p, POLICY_EGRESS);
+	}
 	if (action == LB_STACK || action == LB_YIELD)
-		return tc_stack(family, p, &lb, action);
+		return to_stack(skb, family, p, &lb, action);
+	if (settings.dry_run && (action == LB_DROP || action == LB_REFUSE))
+		return dry_refuse(lb.reason);
 	if (action == LB_DROP)
-		return tc_drop(p, lb.reason);
+		return tc_drop(skb, p, lb.reason);
 	if (action == LB_REFUSE)
 		return tc_lb_refuse(skb, family, p, &lb);
+	f = action == LB_FLOW ? lb.flow : lb.fresh;
+	if (action == LB_OPEN)
+		p->flags |= PACKET_OPENS;
+	if (settings.dry_run)
+		return dry_translate(skb, family, p, f);
+	if (settings.policy) {
+		reason = family == AF_INET ? permit4(skb, p, f, &asked) : permit6(skb, p, f, &asked);
+		if (reason)
+			return deny(skb, family, p, POLICY_EGRESS, reason);
+	}
 	f = tc_flow(skb, family, p, &lb, action, &verdict);
 	if (!f)
 		return verdict;
+	if (settings.policy && asked)
+		family == AF_INET ? admit4(skb, p, f) : admit6(skb, p, f);
 	hairpin = f->flags & FLOW_HAIRPIN;
 	reason = tc_rewrite(skb, family, p, f, lb.direction, 0);
 	if (reason)
-		return tc_drop(p, reason);
+		return tc_drop(skb, p, reason);
 	return hairpin ? bounce(skb) : TC_NEXT;
 }
 
@@ -48,14 +400,41 @@ static __noinline int balance6(struct __sk_buff *skb, struct packet *p)
 	return balance(skb, AF_INET6, p);
 }
 
-static __always_inline int icmp(struct __sk_buff *skb, int family, enum icmp_hook hook,
-				const struct packet *p)
+/* What the pod gets: as it comes, and then its frontend's address back. */
+static __always_inline int deliver(struct __sk_buff *skb, int family, struct packet *p)
+{
+	int plain = 0, verdict;
+
+	if (settings.policy) {
+		verdict = judge(skb, family, p, POLICY_INGRESS, &plain);
+		if (verdict != TC_NEXT || plain || settings.dry_run)
+			return verdict;
+	}
+	return tc_reply(skb, family, p, FLOW_FROM_POD, FLOW_HAIRPIN);
+}
+
+static __noinline int deliver4(struct __sk_buff *skb, struct packet *p)
+{
+	return deliver(skb, AF_INET, p);
+}
+
+static __noinline int deliver6(struct __sk_buff *skb, struct packet *p)
+{
+	return deliver(skb, AF_INET6, p);
+}
+
+/* ------------------------------------------------------------------ ICMP errors */
+
+static __always_inline int translate_icmp(struct __sk_buff *skb, int family, enum icmp_hook hook,
+					  const struct packet *p)
 {
 	__u32 reason = 0;
 
+	if (settings.dry_run)
+		return TC_NEXT;
 	switch (icmp_translate(skb, family, hook, p, &reason)) {
 	case ICMP_DROP:
-		return tc_drop(p, reason);
+		return tc_drop(skb, p, reason);
 	case ICMP_BOUNCE:
 		return bounce(skb);
 	default:
@@ -63,39 +442,105 @@ static __always_inline int icmp(struct __sk_buff *skb, int family, enum icmp_hoo
 	}
 }
 
-static __noinline int ingress_icmp4(struct __sk_buff *skb, const struct packet *p)
+static __noinline int from_pod_icmp4(struct __sk_buff *skb, const struct packet *p)
 {
-	return icmp(skb, AF_INET, ICMP_POD_INGRESS, p);
+	return translate_icmp(skb, AF_INET, ICMP_POD_INGRESS, p);
 }
 
-static __noinline int ingress_icmp6(struct __sk_buff *skb, const struct packet *p)
+static __noinline int from_pod_icmp6(struct __sk_buff *skb, const struct packet *p)
 {
-	return icmp(skb, AF_INET6, ICMP_POD_INGRESS, p);
+	return translate_icmp(skb, AF_INET6, ICMP_POD_INGRESS, p);
 }
 
-static __noinline int egress_icmp4(struct __sk_buff *skb, const struct packet *p)
+static __noinline int to_pod_icmp4(struct __sk_buff *skb, const struct packet *p)
 {
-	return icmp(skb, AF_INET, ICMP_POD_EGRESS, p);
+	return translate_icmp(skb, AF_INET, ICMP_POD_EGRESS, p);
 }
 
-static __noinline int egress_icmp6(struct __sk_buff *skb, const struct packet *p)
+static __noinline int to_pod_icmp6(struct __sk_buff *skb, const struct packet *p)
 {
-	return icmp(skb, AF_INET6, ICMP_POD_EGRESS, p);
+	return translate_icmp(skb, AF_INET6, ICMP_POD_EGRESS, p);
 }
+
+/* The error's destination is in the packet alone, where it was translated. */
+static __always_inline int reload_destination(struct __sk_buff *skb, int family, struct packet *p)
+{
+	if (family == AF_INET)
+		return bpf_skb_load_bytes(skb, p->l3 + offsetof(struct iphdr, daddr), &p->tuple.dst.w[3], 4);
+	return bpf_skb_load_bytes(skb, p->l3 + offsetof(struct ipv6hdr, daddr), &p->tuple.dst, ADDR_LEN);
+}
+
+/* An error about a packet of a known flow belongs to it; any other is judged for itself. */
+static __always_inline int judge_icmp(struct __sk_buff *skb, int family, struct packet *p, __u8 direction)
+{
+	struct packet quoted = { .l3 = p->l4 + ICMP_HEADER };
+
+	if (!settings.policy)
+		return TC_NEXT;
+	if (reload_destination(skb, family, p))
+		return blind(skb, p, direction, DROP_POLICY_UNKNOWN);
+	if (!bpf_skb_pull_data(skb, skb->len < ICMP_PULL ? skb->len : ICMP_PULL) &&
+	    !parse_quoted(family, &quoted, (void *)(long)skb->data, (void *)(long)skb->data_end) &&
+	    policy_is_related(skb, family, p, &quoted, direction))
+		return TC_NEXT;
+	return family == AF_INET ? other4(skb, p, direction) : other6(skb, p, direction);
+}
+
+static __noinline int judge_icmp4(struct __sk_buff *skb, struct packet *p, __u8 direction)
+{
+	return p ? judge_icmp(skb, AF_INET, p, direction) : TC_ACT_SHOT;
+}
+
+static __noinline int judge_icmp6(struct __sk_buff *skb, struct packet *p, __u8 direction)
+{
+	return p ? judge_icmp(skb, AF_INET6, p, direction) : TC_ACT_SHOT;
+}
+
+/* Translated first, as policy knows the backend alone. */
+static __always_inline int ingress_icmp(struct __sk_buff *skb, int family, struct packet *p)
+{
+	int verdict = family == AF_INET ? from_pod_icmp4(skb, p) : from_pod_icmp6(skb, p);
+
+	if (verdict != TC_NEXT)
+		return verdict;
+	return family == AF_INET ? judge_icmp4(skb, p, POLICY_EGRESS) : judge_icmp6(skb, p, POLICY_EGRESS);
+}
+
+static __always_inline int egress_icmp(struct __sk_buff *skb, int family, struct packet *p)
+{
+	int verdict =
+		family == AF_INET ? judge_icmp4(skb, p, POLICY_INGRESS) : judge_icmp6(skb, p, POLICY_INGRESS);
+
+	if (verdict != TC_NEXT)
+		return verdict;
+	return family == AF_INET ? to_pod_icmp4(skb, p) : to_pod_icmp6(skb, p);
+}
+
+/* ------------------------------------------------------------------------ entry */
 
 static __always_inline int ingress(struct __sk_buff *skb, int family, __u16 l3)
 {
 	struct packet p;
+	int read = family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p), reason;
 
-	switch (family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p)) {
+	p.flags |= PACKET_FROM_POD;
+	switch (read) {
 	case TC_READ_ICMP:
-		return family == AF_INET ? ingress_icmp4(skb, &p) : ingress_icmp6(skb, &p);
+		return ingress_icmp(skb, family, &p);
 	case TC_READ_ORPHAN:
-		return tc_orphan(family, &p);
+		reason = settings.dry_run ? 0 : fragment_orphan(family, &p);
+		return reason ? tc_drop(skb, &p, reason) : blind(skb, &p, POLICY_EGRESS, DROP_FRAGMENT);
 	case TC_READ_PORTS:
+		if (settings.policy &&
+		    known(skb, family, &p, POLICY_EGRESS, POLICY_LOOK_PLAIN) == POLICY_PLAIN)
+			return TC_NEXT;
 		return family == AF_INET ? balance4(skb, &p) : balance6(skb, &p);
+	case TC_READ_OTHER:
+		if (!settings.policy)
+			return TC_NEXT;
+		return family == AF_INET ? other4(skb, &p, POLICY_EGRESS) : other6(skb, &p, POLICY_EGRESS);
 	default:
-		return TC_NEXT;
+		return blind(skb, &p, POLICY_EGRESS, DROP_POLICY_UNKNOWN);
 	}
 }
 
@@ -105,11 +550,17 @@ static __always_inline int egress(struct __sk_buff *skb, int family, __u16 l3)
 
 	switch (family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p)) {
 	case TC_READ_ICMP:
-		return family == AF_INET ? egress_icmp4(skb, &p) : egress_icmp6(skb, &p);
+		return egress_icmp(skb, family, &p);
+	case TC_READ_ORPHAN:
+		return blind(skb, &p, POLICY_INGRESS, DROP_FRAGMENT);
 	case TC_READ_PORTS:
-		return tc_reply(skb, family, &p, FLOW_FROM_POD, FLOW_HAIRPIN);
+		return family == AF_INET ? deliver4(skb, &p) : deliver6(skb, &p);
+	case TC_READ_OTHER:
+		if (!settings.policy)
+			return TC_NEXT;
+		return family == AF_INET ? other4(skb, &p, POLICY_INGRESS) : other6(skb, &p, POLICY_INGRESS);
 	default:
-		return TC_NEXT;
+		return blind(skb, &p, POLICY_INGRESS, DROP_POLICY_UNKNOWN);
 	}
 }
 

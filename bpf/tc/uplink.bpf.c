@@ -5,6 +5,10 @@
  */
 #include "tc.h"
 
+static __always_inline void tc_before_answer(struct __sk_buff *skb, int family, const struct packet *p)
+{
+}
+
 static __noinline int route_flow4(struct __sk_buff *skb, const struct packet *p, const struct flow *f,
 				  struct route *route)
 {
@@ -41,7 +45,7 @@ static __noinline int exceeded6(struct __sk_buff *skb, const struct packet *p)
 static __always_inline int undeliverable(struct __sk_buff *skb, int family, const struct packet *p,
 					 __u32 reason, __u32 mtu)
 {
-	count_drop(reason, p->tot_len);
+	event_drop_packet(p, skb->ifindex, reason, PATH_TC);
 	if (reason == DROP_TOO_BIG)
 		return family == AF_INET ? too_big4(skb, p, mtu) : too_big6(skb, p, mtu);
 	if (reason == DROP_HOP_LIMIT)
@@ -63,7 +67,7 @@ static __always_inline int balance(struct __sk_buff *skb, int family, struct pac
 	if (action == LB_STACK || action == LB_YIELD)
 		return tc_stack(family, p, &lb, action);
 	if (action == LB_DROP)
-		return tc_drop(p, lb.reason);
+		return tc_drop(skb, p, lb.reason);
 	if (action == LB_REFUSE)
 		return tc_lb_refuse(skb, family, p, &lb);
 	f = action == LB_FLOW ? lb.flow : lb.fresh;
@@ -82,7 +86,7 @@ static __always_inline int balance(struct __sk_buff *skb, int family, struct pac
 		return verdict;
 	reason = tc_rewrite(skb, family, p, f, lb.direction, !local);
 	if (reason)
-		return tc_drop(p, reason);
+		return tc_drop(skb, p, reason);
 	return local ? TC_NEXT : route_take(skb, &route);
 }
 
@@ -107,7 +111,7 @@ static __always_inline int ingress_icmp(struct __sk_buff *skb, int family, struc
 	case ICMP_FORWARD:
 		break;
 	case ICMP_DROP:
-		return tc_drop(p, reason);
+		return tc_drop(skb, p, reason);
 	default:
 		return TC_NEXT;
 	}
@@ -115,15 +119,15 @@ static __always_inline int ingress_icmp(struct __sk_buff *skb, int family, struc
 	if (family == AF_INET) {
 		if (bpf_skb_load_bytes(skb, p->l3 + offsetof(struct iphdr, saddr), &p->tuple.src.w[3], 4) ||
 		    bpf_skb_load_bytes(skb, p->l3 + offsetof(struct iphdr, daddr), &p->tuple.dst.w[3], 4))
-			return tc_drop(p, DROP_REWRITE);
+			return tc_drop(skb, p, DROP_REWRITE);
 	} else if (bpf_skb_load_bytes(skb, p->l3 + offsetof(struct ipv6hdr, saddr), &p->tuple.src,
 				      2 * ADDR_LEN)) {
-		return tc_drop(p, DROP_REWRITE);
+		return tc_drop(skb, p, DROP_REWRITE);
 	}
 	q.src = &p->tuple.src;
 	q.dst = &p->tuple.dst;
 	reason = route_find(skb, family, &q, &route);
-	return reason ? tc_drop(p, reason) : route_take(skb, &route);
+	return reason ? tc_drop(skb, p, reason) : route_take(skb, &route);
 }
 
 static __noinline int ingress_icmp4(struct __sk_buff *skb, struct packet *p)
@@ -144,7 +148,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int family, __u16 l3)
 	case TC_READ_ICMP:
 		return family == AF_INET ? ingress_icmp4(skb, &p) : ingress_icmp6(skb, &p);
 	case TC_READ_ORPHAN:
-		return tc_orphan(family, &p);
+		return tc_orphan(skb, family, &p);
 	case TC_READ_PORTS:
 		return family == AF_INET ? balance4(skb, &p) : balance6(skb, &p);
 	default:
@@ -182,7 +186,7 @@ static __always_inline int egress_icmp(struct __sk_buff *skb, int family, const 
 	__u32 reason = 0;
 
 	if (icmp_translate(skb, family, ICMP_UPLINK_EGRESS, p, &reason) == ICMP_DROP)
-		return tc_drop(p, reason);
+		return tc_drop(skb, p, reason);
 	return TC_NEXT;
 }
 

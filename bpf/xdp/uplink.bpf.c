@@ -7,6 +7,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "count.h"
+#include "event.h"
 #include "hop.h"
 #include "lb.h"
 #include "parse.h"
@@ -19,9 +20,11 @@ static __always_inline int hand_over(void)
 	return XDP_PASS;
 }
 
-static __always_inline int drop(const struct packet *p, __u32 reason)
+static __always_inline int drop(struct xdp_md *ctx, const struct packet *p, __u32 reason)
 {
-	count_drop(reason, p->tot_len);
+	struct packet copy = *p; /* so that the packet itself stays in registers */
+
+	event_drop_packet(&copy, ctx->ingress_ifindex, reason, PATH_XDP);
 	return XDP_DROP;
 }
 
@@ -93,7 +96,7 @@ static __always_inline int carry(struct xdp_md *ctx, int family, const struct pa
 	if (!reason && !up)
 		reason = rewrite_hop(data, end, f);
 	if (reason)
-		return drop(p, reason);
+		return drop(ctx, p, reason);
 	return up ? XDP_PASS : XDP_TX;
 }
 
@@ -118,12 +121,12 @@ static __always_inline int uplink(struct xdp_md *ctx, int family, __u16 l3)
 			return hand_over();
 		reason = lb_open(family, &lb, PATH_XDP);
 		if (reason == DROP_FLOW_LIMIT)
-			return drop(p, reason);
+			return drop(ctx, p, reason);
 		if (reason)
 			return hand_over();
 		return carry(ctx, family, p, lb.fresh, FLOW_FORWARD);
 	case LB_DROP:
-		return drop(p, lb.reason);
+		return drop(ctx, p, lb.reason);
 	case LB_REFUSE:
 		return hand_over();
 	default:

@@ -60,6 +60,7 @@ def constants(settings: Settings, hz: int, cookie: int) -> dict[str, int]:
         "snat_first": snat.first,
         "snat_count": snat.last - snat.first + 1,
         "has_retval": int(kernel_version() >= SET_RETVAL),
+        "policy": int(settings.policy == "on"),
     }
 
 

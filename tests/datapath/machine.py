@@ -7,6 +7,7 @@ addresses of both families (``ADDRESSES``); ``at`` gives one, ``endpoint`` makes
 
 from __future__ import annotations
 
+import os
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,15 +15,18 @@ from contextlib import ExitStack, closing
 from typing import Any
 
 from balance import Balance, split_endpoint
+from policytables import TABLES
 from programs import ROOT, Loaded
 from wires import Net
 
 from netaccel.config import Timeouts
 from netaccel.datapath import libbpf
+from netaccel.datapath.bpfmap import KernelMap
 from netaccel.datapath.bpfobject import BpfObject
 from netaccel.datapath.clock import Clock
 from netaccel.datapath.conntrack import SEEN_REPLY, Connection, Way
 from netaccel.datapath.plane import kernel_version
+from netaccel.datapath.ringbuf import RingBuffer
 from netaccel.model.address import is_ipv4
 from netaccel.observe.takeover import Codes, flows_of
 
@@ -30,8 +34,20 @@ NODE_MAC, ROUTER_MAC = "02:00:00:00:00:10", "02:00:00:00:00:01"
 OBJECTS = ROOT / "netaccel/objects"
 SIZES = dict.fromkeys(("frontends4", "frontends6", "backends", "maglev", "service_counters", "services"), 64)
 SIZES |= {"flows4": 1024, "flows6": 1024, "affinity": 64, "source_ranges": 64, "fragments": 64}
+SIZES |= {"identities": 256, "policy_endpoints": 64, "policy_peers": 256, "policy_rows": 1024}
+SIZES |= {"policy_rules": 64, "rule_counters": 64, "policy_flows4": 1024, "policy_flows6": 1024}
+SIZES |= {"gate_addresses": 64, "flow_events": 65536, "drop_pairs": 1024}
+POLICY_HASHES = (
+    "identities",
+    "policy_endpoints",
+    "policy_peers",
+    "policy_rows",
+    "policy_flows4",
+    "policy_flows6",
+)
 HASHES = ("frontends4", "frontends6", "flows4", "flows6", "affinity", "source_ranges", "fragments")
-PER_CPU = ("drops", "counters", "service_counters")
+HASHES += (*TABLES, "policy_flows4", "policy_flows6", "drop_pairs")
+PER_CPU = ("drops", "counters", "service_counters", "rule_counters")
 HZ = 250
 XDP_DEVICE = kernel_version() >= (5, 15)
 """Whether a test run of XDP can be given a device; before, it is the namespace's loopback."""
@@ -104,6 +120,8 @@ class Machine(Loaded):
         with ExitStack() as stack:
             for name in ("xdp_uplink", "tc_uplink", "tc_pod"):
                 self._load(stack.enter_context(BpfObject(OBJECTS / f"{name}.o")), settings)
+            ring = stack.enter_context(KernelMap(os.dup(self.maps["flow_events"]), "flow_events"))
+            self._ring = stack.enter_context(RingBuffer(ring))
             self._stack = stack.pop_all()
 
     def _load(self, obj: BpfObject, settings: Mapping[str, int]) -> None:
@@ -128,6 +146,7 @@ class Machine(Loaded):
                 libbpf.map_delete(self.maps[name], self.abi.maps[name].key.pack(key))
         for name in ("backends", "maglev", *PER_CPU, "limiter"):
             self._blank(name)
+        self.take_events()
         services = [
             {
                 **service,
@@ -185,6 +204,47 @@ class Machine(Loaded):
         self.zero("service_counters")
         return +total
 
+    def take_events(self) -> list[Any]:
+        """Records of flow_events since the last time."""
+        codec = self.abi.codec("flow_event")
+        return [codec.unpack(sample) for sample in self._ring.read()]
+
+    def take_rules(self) -> dict[int, int]:
+        """Packets by rule; and zero again."""
+        found = {rule: sum(t.packets for t in self.read("rule_counters", rule)) for rule in range(64)}  # type: ignore[attr-defined]
+        self.zero("rule_counters")
+        return {rule: number for rule, number in found.items() if number}
+
+    def forget_policy(self) -> None:
+        """Empty tables; policy's flows stay."""
+        for name in TABLES:
+            for key in self.keys(name):
+                libbpf.map_delete(self.maps[name], self.abi.maps[name].key.pack(key))
+
+    def ends(self, v6: bool) -> list[str]:
+        """Policy's flows: ``DIRECTION STATE VERDICT RULE [flags]``."""
+        name, enums = "policy_flows6" if v6 else "policy_flows4", self.abi.enums
+
+        def word(enum: str, prefix: str, value: int) -> str:
+            return next(k.removeprefix(prefix) for k, v in enums[enum].items() if v == value)
+
+        found = []
+        for key in self.keys(name):
+            flow: Any = self.read(name, key)
+            words = [
+                word("policy_direction", "POLICY_", flow.direction).lower(),
+                word("policy_flow_state", "POLICY_FLOW_", flow.state),
+                word("verdict", "VERDICT_", flow.verdict),
+                str(flow.rule),
+            ]
+            words += [
+                k.removeprefix("POLICY_FLOW_").lower()
+                for k, bit in enums["policy_flow_flag"].items()
+                if flow.flags & bit and "_FIN_" not in k
+            ]
+            found.append(" ".join(words))
+        return found
+
     def flows(self, v6: bool) -> list[tuple[Any, Any]]:
         name = "flows6" if v6 else "flows4"
         return [(key, self.read(name, key)) for key in self.keys(name)]
@@ -214,6 +274,10 @@ class Machine(Loaded):
         for key, value in self.flows(v6):
             past = {f: (getattr(value, f) - seconds * HZ) % 2**32 for f in ("seen", "repaired", "hop_seen")}
             self.write("flows6" if v6 else "flows4", key, value._replace(**past))
+        name = "policy_flows6" if v6 else "policy_flows4"
+        for key in self.keys(name):
+            end: Any = self.read(name, key)
+            self.write(name, key, end._replace(seen=(end.seen - seconds * HZ) % 2**32))
         for key in self.keys("affinity"):
             value = self.read("affinity", key)
             past = (value.seen - seconds * HZ) % 2**32  # type: ignore[union-attr]

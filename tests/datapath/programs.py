@@ -17,6 +17,8 @@ SMALL = dict.fromkeys(
     (
         "frontends4", "frontends6", "services", "backends", "maglev", "source_ranges", "flows4", "flows6",
         "affinity", "sock_nat", "sock_udp", "sock_peer", "service_counters",
+        "identities", "policy_endpoints", "policy_peers", "policy_rows", "policy_rules", "rule_counters",
+        "policy_flows4", "policy_flows6", "gate_addresses", "drop_pairs",
     ),
     256,
 )  # fmt: skip
@@ -75,7 +77,7 @@ class Loaded:
     def read(self, name: str, key: object) -> object | None:
         """The value, or None; of a per-CPU map the list of values."""
         codec = self.abi.maps[name]
-        per_cpu = name in {"drops", "counters", "service_counters", "limiter"}
+        per_cpu = name in {"drops", "counters", "service_counters", "limiter", "rule_counters"}
         size = (codec.value.size + 7) // 8 * 8 * libbpf.cpus() if per_cpu else codec.value.size
         data = libbpf.map_lookup(self.maps[name], codec.key.pack(key), size)
         if data is None or not per_cpu:

@@ -16,6 +16,9 @@
         counters: {XDP_TO_TC: 1}    # those named, by this packet (FLOW_INSERT: of the family)
         service: {xdp_request_packets: 1}   # those named, of service 1, by this packet
         flows: [forward SYN, reverse SYN]   # all there are, afterwards
+        events: [egress FORWARDED 3]        # all of this packet (policytables.py)
+        rules: {3: 1}                       # packets by rule that this one added, where named
+        ends: [egress NEW plain]            # policy's flows, all there are, afterwards
       - backend: {number: 1, words: [free], generation: 2}   # a slot rewritten
       - lose: reverse               # one half evicted
       - slot: {number: 0, backend: 2}       # of the Maglev table
@@ -23,14 +26,16 @@
       - stack: {from: "client:4000", to: "node:30080", via: "node:5000", backend: "remote:8080"}
                                     # a flow of the kernel's conntrack; proto, state as there
       - age: 90                     # seconds without a packet
+      - policy: {...}               # in force from here on, under the next revision (policytables.py)
       - flood: {run: xdp_uplink, send: ..., drops: FLOW_LIMIT}   # source port n, until one is dropped
 
-Packets are scapy's, with checksums that scapy computed; ``ip(src, dst, hops=64, ...)`` is IPv4 or IPv6,
-``first(p)`` and ``later(p)`` are the fragments of a UDP packet, ``broken(p)`` has a checksum that is off by
-one, ``Raw(even(p))`` makes the sum of UDP packet p zero. ``swapped: true``: the Ethernet addresses have
-changed places. Without ``out`` a packet that goes on must be untouched. ``port``, and any other name that
-has no meaning yet, takes the source port of what came out, which must be of the SNAT range. ``answer:
-reset``, or one of ANSWERS, stands for ``out`` where the client is answered.
+``policy`` of a case is in force from its start. Packets are scapy's, with checksums that scapy computed;
+``ip(src, dst, hops=64, ...)`` is IPv4 or IPv6, ``first(p)`` and ``later(p)`` are the fragments of a UDP
+packet, ``broken(p)`` has a checksum that is off by one, ``Raw(even(p))`` makes the sum of UDP packet p
+zero. ``swapped: true``: the Ethernet addresses have changed places. Without ``out`` a packet that goes on
+must be untouched. ``port``, and any other name that has no meaning yet, takes the source port of what came
+out, which must be of the SNAT range. ``answer: reset``, or one of ANSWERS, stands for ``out`` where the
+client is answered.
 """
 
 from __future__ import annotations
@@ -44,6 +49,7 @@ import pytest
 import yaml
 from frames import l3_offset, sums
 from machine import ADDRESSES, NODE_MAC, ROUTER_MAC, XDP_DEVICE, Machine, endpoint, lay_out
+from policytables import PolicyTables, describe_event
 from scapy.layers import inet, inet6, l2
 from scapy.packet import Packet, Raw
 from wires import Net
@@ -63,6 +69,7 @@ ANSWERS = {  # type and code, ICMP and ICMPv6
     "unreachable": ((3, 3), (1, 4)),
     "too big": ((3, 4), (2, 0)),
     "exceeded": ((11, 0), (3, 0)),
+    "prohibited": ((3, 13), (1, 1)),
 }
 SNAT_FIRST, SNAT_LAST = 61000, 65535
 SCAPY = {
@@ -113,6 +120,9 @@ class Run:
         self.names |= SCAPY | {"ip": self.ip, "first": self.first, "later": self.later, "broken": self.broken}
         self.names["even"] = self.even
         self.balance = machine.describe(case.get("maps", {}), v6)
+        addresses = {name: pair[v6] for name, pair in ADDRESSES.items()}
+        self.policy = PolicyTables(machine, machine.ifindex, addresses)
+        self.policy.write(case.get("policy", {"pod": None}))
 
     def ip(self, src: str, dst: str, hops: int = 64, **fields: Any) -> Packet:
         if self.v6:
@@ -171,6 +181,9 @@ class Run:
                 self.machine.stack(places, rest.get("proto", "tcp"), rest.get("state", "ESTABLISHED"))
             case {"flood": {"run": program, "send": text, "drops": reason}}:
                 self.flood(program, text, reason)
+            case {"policy": described}:
+                self.machine.forget_policy()
+                self.policy.write(described)
             case {"run": program, "send": text, **expected}:
                 self.packet(program, self.frame(text), expected)
             case _:
@@ -182,6 +195,7 @@ class Run:
             self.machine.through(program, frame)
         assert self.machine.take("drops", "DROP_").keys() == {reason}
         self.machine.take("counters", "COUNTER_")
+        self.machine.take_events()
         self.machine.take_service(1)
 
     def packet(self, program: str, frame: bytes, expected: dict[str, Any]) -> None:
@@ -232,11 +246,19 @@ class Run:
     def accounts(self, expected: dict[str, Any]) -> None:
         family = "6" if self.v6 else "4"
         counters = {
-            k.replace(f"FLOW{family}", "FLOW"): n
+            k.replace(f"FLOW{family}", "FLOW").replace(f"POLICY{family}", "POLICY"): n
             for k, n in self.machine.take("counters", "COUNTER_").items()
         }
         for name, number in expected.get("counters", {}).items():
             assert (name, counters.get(name, 0)) == (name, number)
+        told = self.machine.take_events()
+        fates = [counters.get(f"EVENT_{fate}", 0) for fate in ("EXPORTED", "AGGREGATED", "LOST")]
+        assert (counters.get("EVENT_SEEN", 0), len(told)) == (sum(fates), fates[0])
+        if "events" in expected:
+            assert [describe_event(e, self.machine.abi.enums) for e in told] == expected["events"]
+        rules = self.machine.take_rules()
+        for rule, number in expected.get("rules", {}).items():
+            assert (rule, rules.get(rule, 0)) == (rule, number)
         service = self.machine.take_service(1)
         for name, number in expected.get("service", {}).items():
             assert (name, service[name]) == (name, number)
@@ -246,6 +268,8 @@ class Run:
             states = {n: k.removeprefix("FLOW_") for k, n in enums["flow_state"].items()}
             found = [f"{directions[k.direction]} {states[f.state]}" for k, f in self.machine.flows(self.v6)]
             assert sorted(found) == sorted(expected["flows"])
+        if "ends" in expected:
+            assert sorted(self.machine.ends(self.v6)) == sorted(expected["ends"])
 
 
 @pytest.mark.parametrize(("case", "v6"), list(cases()))
