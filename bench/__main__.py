@@ -19,6 +19,7 @@ PARTS = {
     "control": "cold start, one endpoint's change, memory",
     "start": "agent start to first program and to ready, idle CPU",
     "nodeport": "packets and requests a second through a NodePort, against nftables",
+    "flows": "events of flows: what reading them costs, none unaccounted for",
     "apiserver": "the agent against a real API server: start, one change, memory, idle CPU",
     "watchers": "50 agents' watches on one API server",
     "cluster": "netaccel beside kube-proxy of the same version, in one cluster (half an hour)",
