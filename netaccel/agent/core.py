@@ -35,6 +35,7 @@ from netaccel.model.event import Delete, Event, Reject, Source, SourceStatus, Up
 from netaccel.model.plain import told
 from netaccel.observe.conntrack import Expiry, sweep
 from netaccel.observe.edges.recorder import EDGES, EdgeRecorder
+from netaccel.observe.edges.told import EdgeListener
 from netaccel.observe.figures import Tally
 from netaccel.reconcile import Reconciler, Report
 
@@ -83,9 +84,12 @@ class Agent:
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
         if settings.policy == "on":
-            self.standing.edges = EdgeRecorder.of(settings)
-            self.standing.notes.append(self.standing.edges.notes)
-            instance.write_note(EDGES, str(self.standing.edges.path.absolute()))
+            self.standing.edges = edges = EdgeRecorder.of(settings)
+            self.standing.notes.append(edges.notes)
+            instance.write_note(EDGES, str(edges.path.absolute()))
+            if flows := self.standing.flows:
+                flows.log.listeners.append(EdgeListener(edges, reconciler.world.pod))
+                edges.missed = lambda: flows.account().lost
 
     async def serve(self, opening: Opening, listeners: dict[str, socket.socket]) -> None:
         """Run everything until SIGTERM or SIGINT."""
@@ -127,7 +131,10 @@ class Agent:
         from netaccel.api.policy import PolicyRoutes  # see start.run()
         from netaccel.api.server import application, serving
 
-        policy = PolicyRoutes(lambda: told(self._reconciler.world), self.standing.edges)
+        answers = self.answers
+        policy = PolicyRoutes(
+            lambda: told(self._reconciler.world), self.standing.edges, answers.policy_facts, answers.decided
+        )
         async with contextlib.AsyncExitStack() as stack:
             for field, listener in listeners.items():
                 app = application(

@@ -13,8 +13,9 @@ from typing import Any
 from netaccel import __version__
 from netaccel.agent.facts import ignored, mode, pods, refused
 from netaccel.agent.standing import Standing
+from netaccel.api.policies import Decided, Facts, decided
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
-from netaccel.observe.figures import FigureCache, in_force, read_figures
+from netaccel.observe.figures import FigureCache, in_force, read_figures, total
 from netaccel.observe.flows.metrics import FlowMetrics
 from netaccel.observe.metrics import AgentFacts, Metrics
 from netaccel.reconcile import Report
@@ -128,6 +129,20 @@ class Answers:
     def services(self) -> list[ServiceView]:
         """Services as the maps hold them."""
         return services(read_tables(self._maps), self._abi)
+
+    def policy_facts(self) -> Facts:
+        """What is known of policies beside the world; cheap."""
+        agent = self._agent
+        node, on = agent.settings.node_name, agent.settings.policy == "on"
+        return Facts(node, agent.reconciler.troubled(), enforcing=on)
+
+    def decided(self) -> list[Decided] | None:
+        """What rules decided, from the maps; None where there are none of policy. DatapathError."""
+        if "policy_rules" not in self._maps.names():
+            return None
+        rules = self._maps.dump("policy_rules")  # few, where rule_counters has room for the most
+        counters = {id_: total(self._maps.get("rule_counters", id_)) for id_ in rules}
+        return decided(rules, counters, self._abi)
 
     def map_names(self) -> list[str]:
         """Maps by logical name."""

@@ -55,6 +55,18 @@ def told(world: World) -> Told:
     return Told(world.node_name, world.synced, objects, world.rejections())
 
 
+def of_told(told: Told) -> World:
+    """A world of the same objects."""
+    world = World(told.node)
+    for objects in told.objects.values():
+        for obj in objects:
+            world.apply(Upsert(object_key(obj), obj, 0.0))
+    for reject in told.refused:
+        world.apply(reject)
+    world.synced = told.synced
+    return world
+
+
 def world_object(told: Told) -> dict[str, Any]:
     """Builtins of a world."""
     objects = {kind: [plain(one, _KINDS[kind]) for one in found] for kind, found in told.objects.items()}
@@ -65,17 +77,14 @@ def world_object(told: Told) -> dict[str, Any]:
 def read_world(found: Mapping[str, Any]) -> World:
     """The reverse. Raises ValueError for anything else, saying where."""
     try:
-        world = World(found["node"])
-        for kind, kept in _KINDS.items():
-            for index, one in enumerate(found[kind]):
-                obj: Object = read(one, kept, f"{kind}[{index}]")
-                world.apply(Upsert(object_key(obj), obj, 0.0))
-        for index, one in enumerate(found["refused"]):
-            world.apply(read(one, Reject, f"refused[{index}]"))
-        world.synced = bool(found["synced"])
+        objects = {
+            kind: tuple(read(one, kept, f"{kind}[{index}]") for index, one in enumerate(found[kind]))
+            for kind, kept in _KINDS.items()
+        }
+        refused = tuple(read(one, Reject, f"refused[{i}]") for i, one in enumerate(found["refused"]))
+        return of_told(Told(found["node"], bool(found["synced"]), objects, refused))
     except (KeyError, TypeError) as error:
         raise ValueError(f"no world: {type(error).__name__} {error}") from error
-    return world
 
 
 def object_key(obj: Object) -> ObjectKey:

@@ -80,7 +80,8 @@ class EdgeKey(NamedTuple):
 class Edge:
     """An edge and when it was met: seconds since the epoch.
 
-    ``count``: new flows, or of a denied one drops that were told (one a second for each pair of addresses).
+    ``count``: new flows, or of a denied one drops that were told (one a second for each pair of addresses);
+    0: a flow that is older than the record, and still open at ``last``.
     """
 
     key: EdgeKey

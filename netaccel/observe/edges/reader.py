@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from netaccel.errors import ConfigError
@@ -26,6 +26,20 @@ SELECT e.id, s.body, d.body, e.protocol, e.port, e.direction, e.verdict, r.body,
 FROM edges e JOIN ends s ON s.id = e.source JOIN ends d ON d.id = e.destination JOIN rules r ON r.id = e.rule
 WHERE e.id > ? AND e.last >= ? ORDER BY e.id LIMIT ?
 """
+
+
+_BY_RULE = """
+SELECT r.body, e.verdict, min(e.first), max(e.last), sum(e.count)
+FROM edges e JOIN rules r ON r.id = e.rule GROUP BY e.rule, e.verdict
+"""
+
+
+class Seen(NamedTuple):
+    """The first and last time (seconds since the epoch), and how often."""
+
+    first: float
+    last: float
+    times: int
 
 
 class Reader:
@@ -61,6 +75,13 @@ class Reader:
             if len(rows) < _PAGE:
                 return
             last = rows[-1][0]
+
+    def by_rule(self) -> list[tuple[RuleRef, Verdict, Seen]]:
+        """What each rule made of flows, as far as the record goes."""
+        with self._said():
+            rows = self._connection.execute(_BY_RULE).fetchall()
+            found = [(self._rule(row[0]), Verdict(row[1]), Seen(*row[2:])) for row in rows]
+        return [(rule, verdict, seen) for rule, verdict, seen in found if rule is not None]
 
     def window(self) -> Window:
         """What the record can tell of."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from netaccel.config import Settings
+from netaccel.errors import DatapathError
 from netaccel.observe.edges.edge import Edge, EdgeKey
 from netaccel.observe.edges.store import BATCH, Limits, Store
 
@@ -53,6 +54,9 @@ class EdgeRecorder:
     def __init__(self, path: Path, limits: Limits, wall: Callable[[], float] = time.time) -> None:
         self.path = path
         self.tally = Tally()
+        self.missed: Callable[[], int] = lambda: 0
+        """How many flows the programs could not tell of, ever; it may block, and raise DatapathError."""
+        self._missed: int | None = None
         self._store = Store(path, limits)
         self._wall = wall
         self._waiting: dict[EdgeKey, Edge] = {}
@@ -141,6 +145,7 @@ class EdgeRecorder:
         """Write a batch; whether that was possible."""
         with self._busy:
             now = self._wall()
+            self._count_missed()
             try:
                 self._write(batch, now, lost)
             except (sqlite3.Error, OSError) as error:
@@ -150,6 +155,16 @@ class EdgeRecorder:
                 log.info("edges are recorded again")
             self._problem = ""
             return True
+
+    def _count_missed(self) -> None:
+        try:
+            missed = self.missed()
+        except DatapathError as error:
+            log.debug("events that were lost are not counted now: %s", error)
+            return
+        if self._missed is not None and missed > self._missed:
+            self.lose(missed - self._missed)
+        self._missed = missed
 
     def _write(self, batch: dict[EdgeKey, Edge], now: float, lost: int) -> None:
         store = self._store
