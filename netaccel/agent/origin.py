@@ -49,7 +49,10 @@ def _kubernetes(settings: Settings, environment: Mapping[str, str]) -> Opening:
 
         async with await Connection.open(settings, environment) as api:
             source = KubernetesSource(
-                api, node_name=settings.node_name, proxy_name=settings.service_proxy_name
+                api,
+                node_name=settings.node_name,
+                proxy_name=settings.service_proxy_name,
+                policy=settings.policy == "on",
             )
             yield Origin(source, api)
 

@@ -32,6 +32,11 @@ PATHS = {
     "Pod": "/api/v1/namespaces/{namespace}/pods/{name}",
     "Node": "/api/v1/nodes/{name}",
     "Namespace": "/api/v1/namespaces/{name}",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{namespace}/networkpolicies/{name}",
+    "ClusterNetworkPolicy": "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies/{name}",
+    "TrafficPolicy": "/apis/netaccel.io/v1alpha1/namespaces/{namespace}/trafficpolicies/{name}",
+    "ClusterTrafficPolicy": "/apis/netaccel.io/v1alpha1/clustertrafficpolicies/{name}",
+    "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}",
     "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts/{name}",
     "ClusterRole": "/apis/rbac.authorization.k8s.io/v1/clusterroles/{name}",
     "ClusterRoleBinding": "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/{name}",
@@ -96,7 +101,10 @@ async def feeding(
     """Read a source at this kubeconfig in the background."""
     loaded = load({"kubeconfig": str(kubeconfig), "node_name": NODE, **settings}, {})
     async with await Connection.open(loaded, {}) as api:
-        feed = Feed(KubernetesSource(api, node_name=NODE, proxy_name=proxy_name, timings=timings))
+        source = KubernetesSource(
+            api, node_name=NODE, proxy_name=proxy_name, policy=loaded.policy == "on", timings=timings
+        )
+        feed = Feed(source)
         task = asyncio.create_task(feed.read())
         try:
             yield feed

@@ -15,7 +15,15 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
-from writers import REPOSITORY, SNAPSHOT, connected, eventually, install_kinds, running
+from writers import (
+    REPOSITORY,
+    SNAPSHOT,
+    connected,
+    eventually,
+    install_cluster_network_policies,
+    install_kinds,
+    running,
+)
 
 from netaccel.apiserver.connection import Connection
 from netaccel.apiserver.election import Election, Terms
@@ -97,6 +105,7 @@ def ground(
     """A cluster in which netaccel is installed, but for the DaemonSet."""
     made = start_control_plane(Options(audit=True, feature_gates={"WatchList": request.param}))
     install_kinds(made.kubectl)
+    install_cluster_network_policies(made.kubectl)
     made.kubectl("create", "namespace", "netaccel")
     made.kubectl("apply", "--server-side", "-f", str(RBAC))
     made.kubectl("apply", "--server-side", "-f", "-", stdin=OBJECTS)

@@ -186,7 +186,7 @@ async def test_pods_and_nodes_are_this_nodes_own(
     other = await made.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n2"}})
     try:
         here, there = await made.put(pod("here", NODE)), await made.put(pod("there", "n2"))
-        async with feeding(control_plane.admin) as feed:
+        async with feeding(control_plane.admin, policy="off") as feed:
             await feed.synced()
             assert feed.last(here) is feed.last(node) is Upsert
             assert feed.of(there) == feed.of(other) == []
@@ -209,6 +209,17 @@ RULES = {
     },
     "nodes": {"apiGroups": [""], "resources": ["nodes"], "verbs": ["list", "watch"]},
     "pods": {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+    "namespaces": {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]},
+    "policies": {
+        "apiGroups": ["networking.k8s.io", "policy.networking.k8s.io", "netaccel.io"],
+        "resources": [
+            "networkpolicies",
+            "clusternetworkpolicies",
+            "trafficpolicies",
+            "clustertrafficpolicies",
+        ],
+        "verbs": ["list", "watch"],
+    },
 }
 
 
@@ -262,13 +273,25 @@ async def test_without_rights_nothing_is_told_and_the_status_says_what_to_grant(
 async def test_where_pods_are_forbidden_services_are_served_all_the_same(
     control_plane: ControlPlane, made: Hand, kubeconfig_for: Callable[..., Path], rights: Rights
 ) -> None:
-    await rights.are("services", "slices", "nodes")
+    await rights.are(*RULES.keys() - {"pods"})
     async with feeding(kubeconfig_for(made.namespace), timings=QUICK) as feed:
         await feed.synced()
         await feed.has(await made.put(service("web")))
         await feed.until(lambda: feed.status.problem.startswith("pods: "))
         assert "403 Forbidden" in feed.status.problem
         assert feed.status.heard is not None
+
+
+async def test_where_policies_are_forbidden_they_are_not_taken_for_absent(
+    control_plane: ControlPlane, made: Hand, kubeconfig_for: Callable[..., Path], rights: Rights
+) -> None:
+    await rights.are(*RULES.keys() - {"policies"})
+    async with feeding(kubeconfig_for(made.namespace), timings=QUICK) as feed:
+        await feed.has(await made.put(service("web")))
+        await feed.until(lambda: "networkpolicies" in feed.status.problem)
+        assert not feed.world.synced
+        await rights.are(*RULES)
+        await feed.synced()
 
 
 async def test_an_expired_token_is_replaced_by_the_one_that_is_in_the_file_then(

@@ -59,6 +59,32 @@ def get(kubectl: Kubectl, *words: str) -> Any:
     return json.loads(kubectl("get", *words, "-o", "json"))
 
 
+CLUSTER_NETWORK_POLICIES = """
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: clusternetworkpolicies.policy.networking.k8s.io
+  annotations: {api-approved.kubernetes.io: "unapproved, for tests"}
+spec:
+  group: policy.networking.k8s.io
+  scope: Cluster
+  names: {kind: ClusterNetworkPolicy, plural: clusternetworkpolicies, singular: clusternetworkpolicy}
+  versions:
+    - name: v1alpha2
+      served: true
+      storage: true
+      schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
+"""
+"""The least by which an API server has the kind; it takes any nonsense."""
+
+
 def install_kinds(kubectl: Kubectl) -> None:
     kubectl("apply", "--server-side", "-k", str(REPOSITORY / "policies"))
-    kubectl("wait", "--for=condition=Established", "crd/nodestates.netaccel.io", "--timeout=30s")
+    for kind in ("nodestates", "trafficpolicies", "clustertrafficpolicies"):
+        kubectl("wait", "--for=condition=Established", f"crd/{kind}.netaccel.io", "--timeout=30s")
+
+
+def install_cluster_network_policies(kubectl: Kubectl) -> None:
+    kubectl("apply", "--server-side", "-f", "-", stdin=CLUSTER_NETWORK_POLICIES)
+    name = "crd/clusternetworkpolicies.policy.networking.k8s.io"
+    kubectl("wait", "--for=condition=Established", name, "--timeout=30s")

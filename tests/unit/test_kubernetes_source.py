@@ -112,7 +112,7 @@ async def test_synced_waits_for_events_that_a_thread_has_read_and_nobody_told(
 
     monkeypatch.setattr(reflector.Reflector, "_digest", slow)
     async with reading(Fake()) as (source, events):
-        await until(lambda: sum(one.standing.listed for one in source._reflectors) == 3)
+        await until(lambda: sum(not one.standing.listed for one in source._reflectors) == 1)
         await asyncio.sleep(0.05)
         assert events == []
         told.set()

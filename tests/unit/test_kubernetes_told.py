@@ -180,7 +180,7 @@ def test_the_end_of_the_initial_events_is_marked() -> None:
 
 
 def test_a_node_asks_for_its_own_objects_and_what_this_proxy_serves() -> None:
-    found = {one.name: dict(one.selectors) for one in watched("n1", "")}
+    found = {one.name: dict(one.selectors) for one in watched("n1", "", policy=False)}
     proxied = {"labelSelector": "!service.kubernetes.io/service-proxy-name,!service.kubernetes.io/headless"}
     assert found == {
         "services": proxied,
@@ -190,7 +190,24 @@ def test_a_node_asks_for_its_own_objects_and_what_this_proxy_serves() -> None:
     }
 
 
+def test_where_policies_are_enforced_they_and_namespaces_are_asked_for_too() -> None:
+    plain = watched("n1", "", policy=False)
+    found = {one.name: one for one in watched("n1", "", policy=True)}
+    added = {name: one for name, one in found.items() if name not in {kind.name for kind in plain}}
+    assert {name: one.optional for name, one in added.items()} == {
+        "namespaces": False,
+        "networkpolicies": False,
+        "clusternetworkpolicies": True,
+        "trafficpolicies": True,
+        "clustertrafficpolicies": True,
+    }
+    assert not any(one.selectors for one in added.values())
+    assert all(one.needed for one in added.values()), "forbidden policies are no absent ones"
+    assert {name for name, one in found.items() if one.widens} == {"nodes", "pods"}
+    assert not any(one.widens for one in plain)
+
+
 def test_a_named_proxy_asks_for_what_names_it() -> None:
-    found = {one.name: dict(one.selectors) for one in watched("n1", "netaccel")}
+    found = {one.name: dict(one.selectors) for one in watched("n1", "netaccel", policy=False)}
     wanted = "service.kubernetes.io/service-proxy-name=netaccel,!service.kubernetes.io/headless"
     assert found["services"] == found["endpointslices"] == {"labelSelector": wanted}

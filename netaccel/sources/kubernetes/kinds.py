@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from netaccel.model.policy import Kind
 from netaccel.model.service import PROXY_NAME_LABEL
 
 HEADLESS = "service.kubernetes.io/headless"
@@ -17,13 +18,16 @@ class Watched:
     """One kind and the part of it that is asked for.
 
     ``selectors``: labelSelector and fieldSelector of the API. ``needed``: whether nothing can be served
-    without it.
+    without it. ``optional``: a cluster need not have the kind; without it there are no objects of it.
+    ``widens``: asked for without selectors once there is a policy, whose peers may be anywhere.
     """
 
     kind: str
     path: str
     selectors: Mapping[str, str] = field(default_factory=dict)
     needed: bool = True
+    optional: bool = False
+    widens: bool = False
 
     @property
     def name(self) -> str:
@@ -31,17 +35,34 @@ class Watched:
         return self.path.rpartition("/")[2]
 
 
-def watched(node_name: str, proxy_name: str) -> tuple[Watched, ...]:
+POLICIES = frozenset(kind.value for kind in Kind)
+_OF_POLICY = (
+    Watched("Namespace", "/api/v1/namespaces"),
+    Watched("NetworkPolicy", "/apis/networking.k8s.io/v1/networkpolicies"),
+    Watched(
+        "ClusterNetworkPolicy",
+        "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+        optional=True,
+    ),
+    Watched("TrafficPolicy", "/apis/netaccel.io/v1alpha1/trafficpolicies", optional=True),
+    Watched("ClusterTrafficPolicy", "/apis/netaccel.io/v1alpha1/clustertrafficpolicies", optional=True),
+)
+"""All are needed: an agent that took forbidden policies for absent ones would open what they close."""
+
+
+def watched(node_name: str, proxy_name: str, *, policy: bool) -> tuple[Watched, ...]:
     """What to ask for on a node. ``proxy_name``: serve only Services that name this proxy; "": those without.
 
-    The selectors of Services and EndpointSlices are kube-proxy's. Whatever asks for more (a policy: all
-    Pods, Namespaces) adds it here.
+    The selectors of Services and EndpointSlices are kube-proxy's. ``policy``: whether policies are enforced.
     """
     chosen = f"{PROXY_NAME_LABEL}={proxy_name}" if proxy_name else f"!{PROXY_NAME_LABEL}"
     served = {"labelSelector": f"{chosen},!{HEADLESS}"}
+    own_node = {"fieldSelector": f"metadata.name={node_name}"}
+    own_pods = {"fieldSelector": f"spec.nodeName={node_name}"}
     return (
         Watched("Service", "/api/v1/services", served),
         Watched("EndpointSlice", "/apis/discovery.k8s.io/v1/endpointslices", served),
-        Watched("Node", "/api/v1/nodes", {"fieldSelector": f"metadata.name={node_name}"}, needed=False),
-        Watched("Pod", "/api/v1/pods", {"fieldSelector": f"spec.nodeName={node_name}"}, needed=False),
+        Watched("Node", "/api/v1/nodes", own_node, needed=False, widens=policy),
+        Watched("Pod", "/api/v1/pods", own_pods, needed=False, widens=policy),
+        *(_OF_POLICY if policy else ()),
     )

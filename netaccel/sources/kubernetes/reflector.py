@@ -18,6 +18,8 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
+from http import HTTPStatus
 
 import msgspec
 
@@ -61,14 +63,33 @@ class Reflector:
         self._course = Course()
         self._retry = Backoff(*timings.retry)
         self._refused = Backoff(*timings.refused)
+        self._absent = Backoff(*timings.absent)
+        self._absent_since: float | None = None
+        self._wider: Watched | None = None
+        self._patience: asyncio.Timeout | None = None
         self._listing = False
         self._opened = 0.0  # when the last watch began
         self._lost: float | None = None  # since when no server is known to be there
         self._sure = False  # the version is this server's, as it comes from a list of a moment ago
 
+    def widen(self) -> None:
+        """Ask for the whole kind from now on; what was told stays, and only differences will be."""
+        if self.watched.selectors and self._wider is None:
+            self._wider = replace(self.watched, selectors={})
+            self.standing.listed = False
+            if self._patience is not None:
+                self._patience.reschedule(asyncio.get_running_loop().time())
+
+    def _is_to_widen(self) -> bool:
+        """Whether the turn under way is the last one with selectors."""
+        return self._wider is not None
+
     async def run(self) -> None:
         """Keep in step for ever."""
         while True:
+            if self._wider is not None:
+                self.watched, self._wider = self._wider, None
+                self._course.relist()
             started = time.monotonic()
             try:
                 await self._turn()
@@ -88,10 +109,14 @@ class Reflector:
 
     def _after(self, error: ApiError | None, now: float) -> float | None:
         """Learn from the end of a turn: seconds to wait, None where the next one follows at once."""
+        if self._is_to_widen():
+            return None
         if error is None:
             # A list is followed by its watch. The end of a watch that was short may be a server's that ends.
             return None if self._sure else self._retry.wait()
         self._sure = False
+        if error.status == HTTPStatus.NOT_FOUND and self.watched.optional:
+            return self._is_absent(now)
         match self._course.failed(error):
             case Verdict.AT_ONCE:
                 log.debug("%s: %s; now a %s", self.watched.name, error, self._course.way.value)
@@ -157,27 +182,34 @@ class Reflector:
                 if not self._listing:
                     self._heard(received)
                     # Here, not where the end was read: that may be a thread, before its events are told.
-                    self.standing.listed = True
+                    self.standing.listed = not self._is_to_widen()
                 if events or (initial and not self._listing):
                     self._tell(events)
                 if error is not None:
                     raise error
+        if self._is_to_widen():
+            return
         self._sure = False
         self._lost = time.monotonic()
         if self._listing:
             raise ApiUnreachableError(f"{self._api.where}: a streaming list of {self.watched.name} broke off")
 
     async def _next(self, batches: AsyncIterator[list[bytes]]) -> list[bytes] | None:
-        """The next lines; None at the end."""
-        if not self._listing:
-            return await anext(batches, None)
+        """The next lines; None at the end, and where another watch shall begin."""
+        if self._is_to_widen():
+            return None
+        limit = self._timings.first_silence if self._listing else None
         try:
-            async with asyncio.timeout(self._timings.first_silence):
+            async with asyncio.timeout(limit) as self._patience:
                 return await anext(batches, None)
         except TimeoutError as error:
+            if self._is_to_widen():
+                return None
             self._course.stalled()
             text = f"a streaming list of {self.watched.name} stalled: a plain one is asked for"
             raise ApiUnreachableError(f"{self._api.where}: {text}") from error
+        finally:
+            self._patience = None
 
     async def _digested(self, lines: list[bytes], received: float) -> tuple[Sequence[Event], ApiError | None]:
         if sum(map(len, lines)) <= INLINE:
@@ -234,7 +266,7 @@ class Reflector:
             query["continue"] = page.next
         events = tuple(self._end_list(page.version, received))
         self._heard(received)
-        self.standing.listed = True
+        self.standing.listed = not self._is_to_widen()
         self._tell(events)
 
     def _read_items(self, items: Sequence[msgspec.Raw], received: float) -> Sequence[Event]:
@@ -254,7 +286,13 @@ class Reflector:
         self._well(at)
 
     def _well(self, at: float) -> None:
-        """The server answers."""
+        """The server serves the kind."""
+        self._absent_since = None
+        self._absent.reset()
+        self._answered(at)
+
+    def _answered(self, at: float) -> None:
+        """The server answers, if only that it has no such kind."""
         self._lost = None
         self._refused.reset()
         if self.standing.problem:
@@ -262,6 +300,26 @@ class Reflector:
             self.standing.problem = ""
             self.standing.refused = False
             self._tell(())
+
+    def _is_absent(self, now: float) -> float:
+        """The cluster doesn't have the kind, so there are no objects of it; seconds to the next question.
+
+        Whoever removes a kind is told of the end of its objects first. Where we missed that, they are gone
+        once the kind has been away for long enough to be no server's mistake.
+        """
+        if self._absent_since is None:
+            self._absent_since = now
+            log.debug("%s: the cluster has no such kind", self.watched.name)
+        events: tuple[Event, ...] = ()
+        if now - self._absent_since >= self._timings.forget:
+            self._told.begin_list()
+            events = tuple(self._told.end_list(now))
+        self._course.relist()
+        self.standing.heard = now
+        self.standing.listed = True
+        self._answered(now)
+        self._tell(events)
+        return self._absent.wait()
 
     def _fell_ill(self, error: ApiError, now: float, *, refused: bool) -> None:
         if self._lost is None:

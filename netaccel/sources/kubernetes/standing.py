@@ -8,9 +8,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Seconds. ``silence``: without a byte of a watch (bookmarks come every minute). ``first_silence``: the
-    same before all initial objects were told. ``watch``: a watch's life, from this to twice of it.
-    ``healthy``: a watch that lived so long was none that fails.
+    """Seconds.
+
+    ``silence``: without a byte of a watch (bookmarks come every minute). ``first_silence``: the same before
+    all initial objects were told. ``watch``: a watch's life, from this to twice of it. ``healthy``: a watch
+    that lived so long was none that fails. ``absent``: between questions for a kind that the cluster doesn't
+    have. ``forget``: after so long, what was told of such a kind is gone with it. ``hold``: for which the
+    first policies wait for all pods, at most.
     """
 
     silence: float = 150.0
@@ -19,6 +23,9 @@ class Timings:
     healthy: float = 10.0
     retry: tuple[float, float] = (0.5, 10.0)
     refused: tuple[float, float] = (2.0, 60.0)
+    absent: tuple[float, float] = (2.0, 30.0)
+    forget: float = 60.0
+    hold: float = 30.0
 
 
 @dataclass(slots=True)

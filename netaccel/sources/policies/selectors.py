@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import Field
 
 from netaccel.errors import ObjectError
 from netaccel.model.policy import Operator, Requirement, Selector
@@ -28,6 +31,19 @@ class LabelSelector(Form):
 
     match_labels: dict[str, str | None] | None = None
     match_expressions: list[Expression] | None = None
+
+
+class BoundedExpression(Expression):
+    """matchExpressions[] of this project's own kinds."""
+
+    values: Annotated[list[str], Field(max_length=100)] | None = None
+
+
+class BoundedSelector(LabelSelector):
+    """A selector of this project's own kinds: CEL's costs want limits."""
+
+    match_labels: Annotated[dict[str, str | None], Field(max_length=20)] | None = None
+    match_expressions: Annotated[list[BoundedExpression], Field(max_length=20)] | None = None  # type: ignore[assignment]
 
 
 def selector(form: LabelSelector, path: str) -> Selector:

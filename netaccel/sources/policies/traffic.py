@@ -35,24 +35,24 @@ from netaccel.sources.policies import transports
 from netaccel.sources.policies.blocks import block, strict_cidr
 from netaccel.sources.policies.forms import Form, read
 from netaccel.sources.policies.rules import Warnings, rule
-from netaccel.sources.policies.selectors import LabelSelector, selector
+from netaccel.sources.policies.selectors import BoundedSelector, selector
 
 PRIORITY_MAX = 1000
-RULES_MAX, PEERS_MAX, PORTS_MAX, EXCEPTS_MAX = 100, 50, 50, 50
+RULES_MAX, PEERS_MAX, PORTS_MAX, EXCEPTS_MAX = 50, 30, 30, 50
 NAME_MAX = 100
 
 
 class NamespacedSubject(Form):
     """subject of a TrafficPolicy. Missing or empty ``pods``: all pods of its namespace."""
 
-    pods: LabelSelector | None = None
+    pods: BoundedSelector | None = None
 
 
 class ClusterSubject(Form):
     """subject of a ClusterTrafficPolicy. Empty ``namespaces``: all."""
 
-    namespaces: LabelSelector
-    pods: LabelSelector | None = None
+    namespaces: BoundedSelector
+    pods: BoundedSelector | None = None
 
 
 class ServiceReference(Form):
@@ -65,8 +65,8 @@ class ServiceReference(Form):
 class PeerForm(Form):
     """from[] and to[]: one of selectors, a CIDR, a Service and an entity."""
 
-    pod_selector: LabelSelector | None = None
-    namespace_selector: LabelSelector | None = None
+    pod_selector: BoundedSelector | None = None
+    namespace_selector: BoundedSelector | None = None
     cidr: str | None = None
     excepts: Annotated[list[str], Field(max_length=EXCEPTS_MAX)] | None = Field(None, alias="except")
     service: ServiceReference | None = None
@@ -218,7 +218,7 @@ def _peer(form: PeerForm, key: PolicyKey, path: str) -> Peer:
         raise ObjectError(
             path, f"has {amount} of selectors, cidr, service and entity: give one, and a peer for each other"
         )
-    if form.excepts and form.cidr is None:
+    if form.excepts is not None and form.cidr is None:
         raise ObjectError(f"{path}.except", "has no cidr that it is an exception of: give cidr")
     if selects:
         return _pods(form, key, path)
