@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -15,17 +16,10 @@ from netaccel.errors import QuestionError
 from netaccel.explain.batch import answers, icmp_port
 from netaccel.explain.ends import parse_end, parse_protocol
 from netaccel.explain.manifests import Offline, read_world
-from netaccel.explain.model import Model
-from netaccel.explain.view import (
-    CourseView,
-    HalfView,
-    VerdictView,
-    answer_view,
-    course_verdict,
-    course_view,
-    step_text,
-)
-from netaccel.explain.walk import Answer, Course, How, Walker
+from netaccel.explain.model import Judge, Model
+from netaccel.explain.view import AnswerView, CourseView, HalfView, VerdictView, answer_view
+from netaccel.explain.walk import Half, How, Walker
+from netaccel.oracle import Step
 
 DENIED = 3
 """Exit status: the flow is not allowed."""
@@ -53,6 +47,13 @@ UNKNOWN = 4
     type=click.Path(path_type=Path),
     help="Ask about the cluster that these files describe; no agent and no root needed.",
 )
+@click.option(
+    "--by",
+    type=click.Choice(["model", "kernel", "both"]),
+    default="model",
+    show_default=True,
+    help="Who is asked: an evaluation of the policies' words, or the programs, run on a packet (needs root).",
+)
 @click.option("--batch", is_flag=True, help="Questions as JSON lines on standard input, answers likewise.")
 @click.option("--steps", is_flag=True, help="Show every rule that could decide, and what became of it.")
 @output_option
@@ -62,6 +63,7 @@ def explain(
     protocol: str | None,
     icmp_type: str | None,
     manifests: Path | None,
+    by: str,
     batch: bool,
     steps: bool,
     output: str,
@@ -72,23 +74,39 @@ def explain(
     """
     if manifests is None:
         raise click.UsageError("give --manifests DIR")
+    if batch and (source or destination):
+        raise click.UsageError("--batch takes its questions from standard input: leave SRC and DST out")
+    if not batch and not (source and destination):
+        raise click.UsageError("give SRC and DST, as pod:shop/web-0 service:shop/db:5432")
+    how = How(None if protocol is None else parse_protocol(protocol), _icmp(icmp_type))
     offline = read_world(manifests)
     _warn(offline)
     model = Model(offline.world)
-    walker = Walker(model, {"model": model})
-    if batch:
-        if source or destination:
-            raise click.UsageError("--batch takes its questions from standard input: leave SRC and DST out")
-        _batch(walker, offline)
+    with _judges(by, model) as judges:
+        walker = Walker(model, judges)
+        if batch:
+            _batch(walker, offline)
+            return
+        answer = walker.walk(parse_end(source or ""), parse_end(destination or ""), how)
+
+    def tell(half: Half) -> tuple[Step, ...]:
+        return model.steps(half.direction, half.question) if steps else ()
+
+    view = answer_view(answer, offline.origin, tell)
+    emit(output, view, lambda: _print(view))
+    _leave(view)
+
+
+@contextmanager
+def _judges(by: str, model: Model) -> Iterator[Mapping[str, Judge]]:
+    """Who is asked; the model's word counts where both are."""
+    if by == "model":
+        yield {"model": model}
         return
-    if not source or not destination:
-        raise click.UsageError("give SRC and DST, as pod:shop/web-0 service:shop/db:5432")
-    how = How(None if protocol is None else parse_protocol(protocol), _icmp(icmp_type))
-    answer = walker.walk(parse_end(source), parse_end(destination), how)
-    emit(
-        output, answer_view(answer, offline.origin), lambda: _print(answer, offline, model if steps else None)
-    )
-    _leave(answer)
+    from netaccel.explain.kernel import Kernel
+
+    with Kernel(model.world) as kernel:
+        yield {"kernel": kernel} if by == "kernel" else {"model": model, "kernel": kernel}
 
 
 def _icmp(written: str | None) -> int | None:
@@ -106,12 +124,12 @@ def _warn(offline: Offline) -> None:
         click.echo(f"netaccel: {one.origin}: {one.key or 'an object'}{path}: {one.reason}", err=True)
 
 
-def _leave(answer: Answer) -> None:
-    if answer.disagreements:
+def _leave(view: AnswerView) -> None:
+    if not view["agree"]:
         raise click.exceptions.Exit(1)
-    if answer.allowed is None:
+    if view["allowed"] is None:
         raise click.exceptions.Exit(UNKNOWN)
-    if not answer.allowed:
+    if not view["allowed"]:
         raise click.exceptions.Exit(DENIED)
 
 
@@ -129,43 +147,38 @@ def _batch(walker: Walker, offline: Offline) -> None:
 # ------------------------------------------------------------------- for people
 
 
-def _print(answer: Answer, offline: Offline, model: Model | None) -> None:
-    click.secho(f"{answer.source} → {answer.destination}: {course_verdict(answer.deciding)}", bold=True)
-    for number, course in enumerate(answer.courses):
-        if number and not course.ipv4 and answer.courses[number - 1].ipv4:
+def _print(view: AnswerView) -> None:
+    click.secho(f"{view['from']} → {view['to']}: {view['verdict']}", bold=True)
+    family = view["courses"][0]["family"]
+    for course in view["courses"]:
+        if course["family"] != family:
+            family = course["family"]
             click.echo("\nThe other address family:")
-        _print_course(course, offline, model)
-    for half in answer.disagreements:
-        click.secho(f"\nmodel and kernel disagree about {half.direction.name.lower()}", fg="red", err=True)
+        _print_course(course)
+    if not view["agree"]:
+        click.secho("\nnetaccel: model and kernel disagree: please report it", fg="red", err=True)
 
 
-def _print_course(course: Course, offline: Offline, model: Model | None) -> None:
-    view = course_view(course, offline.origin)
-    if view["service"]:
-        where = view["translated_at"] or "the node that it comes to"
-        click.echo(
-            f"\n  service {view['service']} at {view['frontend']}, translated at {where} ({view['hook']})"
-        )
-        if view["backend"]:
-            click.echo(f"  backend {view['backend']}")
-    elif view["ingress"]:
-        click.echo(f"\n  to {view['ingress']['destination']}")
-    if view["refused"]:
-        click.echo(f"  refused: {view['refused']}")
-    if view["egress"] and view["ingress"] and view["egress"]["source"] != view["ingress"]["source"]:
-        click.echo(f"  comes to it as {view['ingress']['source']}")
-    for half, (word, told) in zip(course.halves, _halves(view), strict=True):
-        click.echo(f"  {word:7} {_half_text(told)}")
-        for name, one in told["by"].items():
-            click.echo(f"          {name}: {_verdict_text(one)}")
-        for step in model.steps(half.direction, half.question) if model else ():
-            click.echo(f"          {step_text(step)}")
-
-
-def _halves(view: CourseView) -> Iterator[tuple[str, HalfView]]:
-    if view["egress"] and view["ingress"]:
-        yield "egress", view["egress"]
-        yield "ingress", view["ingress"]
+def _print_course(course: CourseView) -> None:
+    egress, ingress = course["egress"], course["ingress"]
+    if course["service"]:
+        at, where = course["frontend"], course["translated_at"] or "the node that it comes to"
+        click.echo(f"\n  service {course['service']} at {at}, translated at {where} ({course['hook']})")
+        if course["backend"]:
+            click.echo(f"  backend {course['backend']}")
+    elif ingress:
+        click.echo(f"\n  to {ingress['destination']}")
+    if course["refused"]:
+        click.echo(f"  refused: {course['refused']}")
+    if egress and ingress and egress["source"] != ingress["source"]:
+        click.echo(f"  comes to it as {ingress['source']}")
+    for half in (egress, ingress):
+        if half:
+            click.echo(f"  {half['direction']:7} {_half_text(half)}")
+            for name, one in half["by"].items():
+                click.echo(f"          {name}: {_verdict_text(one)}")
+            for step in half["steps"]:
+                click.echo(f"          {step}")
 
 
 def _half_text(view: HalfView) -> str:

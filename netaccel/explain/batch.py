@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from netaccel.errors import QuestionError
+from netaccel.errors import DatapathError, QuestionError
 from netaccel.explain.ends import End, parse_end, parse_port, parse_protocol
 from netaccel.explain.view import REFUSED, Origin, VerdictView, course_verdict, nowhere, verdict_view
 from netaccel.explain.walk import Answer, Half, How, Walker
@@ -58,7 +58,7 @@ def answer(walker: Walker, line: bytes, origin: Origin = nowhere) -> dict[str, A
     }
     try:
         found = walker.walk(_end(asked.source), _destination(asked), _how(asked))
-    except QuestionError as error:
+    except (QuestionError, DatapathError) as error:
         return {**said, "error": str(error)}
     return {**said, **_answered(found, origin)}
 

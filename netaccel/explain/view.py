@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypedDict
 
 from netaccel.explain.ends import protocol_name
@@ -19,6 +19,9 @@ _POD_HOOK = {
     Direction.EGRESS: "tc of the pod's device, from the pod",
     Direction.INGRESS: "tc of the pod's device, to the pod",
 }
+Tell = Callable[[Half], Iterable[Step]]
+"""How a half's verdict came about."""
+
 UNKNOWN = "unknown"
 REFUSED = "refused"
 _WHY = {
@@ -47,18 +50,24 @@ class VerdictView(TypedDict):
 
 
 class HalfView(VerdictView):
-    """A verdict with the node that gives it, and the hook. ``by``: each judge's, where there are several."""
+    """A verdict with the node that gives it, and the hook.
 
+    ``by``: each judge's, where there are several. ``steps``: every rule that could decide, where asked for.
+    """
+
+    direction: str
     node: str
     hook: str
     source: str
     destination: str
     by: dict[str, VerdictView]
+    steps: list[str]
 
 
 class CourseView(TypedDict):
-    """One way. ``service``: what was translated, at which node and hook; "" where nothing was."""
+    """One way. ``family``: 4 or 6. ``service``: what was translated, at which node and hook, or ""."""
 
+    family: int
     verdict: str
     service: str
     frontend: str
@@ -68,6 +77,25 @@ class CourseView(TypedDict):
     egress: HalfView | None
     ingress: HalfView | None
     refused: str
+
+
+AnswerView = TypedDict(
+    "AnswerView",
+    {
+        "from": str,
+        "to": str,
+        "allowed": bool | None,
+        "verdict": str,
+        "agree": bool,
+        "courses": list[CourseView],
+    },
+)
+"""The whole answer. ``allowed`` is of the first way's family. ``agree`` False: two judges differ."""
+
+
+def silent(_: Half) -> tuple[Step, ...]:
+    """The Tell of those who don't want to know."""
+    return ()
 
 
 def nowhere(_: RuleRef) -> str:
@@ -102,17 +130,19 @@ def _why(judgement: Judgement, shown: Outcome) -> str:
     return "rule" if shown.rule else "default"
 
 
-def half_view(half: Half, origin: Origin = nowhere) -> HalfView:
+def half_view(half: Half, origin: Origin = nowhere, tell: Tell = silent) -> HalfView:
     """A half's view; each judge's verdict where several were asked."""
     several = half.answers if len(half.answers) > 1 else {}
     question = half.question
     return HalfView(
         **verdict_view(half.judgement, origin),
+        direction=half.direction.name.lower(),
         node=half.node,
         hook=_POD_HOOK[half.direction] if _subject(half).pod else "",
         source=party_text(question.source),
         destination=party_text(question.destination, question.protocol, question.port),
         by={name: verdict_view(one, origin) for name, one in several.items()},
+        steps=[step_text(step) for step in tell(half)],
     )
 
 
@@ -120,15 +150,17 @@ def _subject(half: Half) -> Party:
     return half.question.source if half.direction is Direction.EGRESS else half.question.destination
 
 
-def course_view(course: Course, origin: Origin = nowhere) -> CourseView:
+def course_view(course: Course, origin: Origin = nowhere, tell: Tell = silent) -> CourseView:
     """A way's view."""
-    egress, ingress = (half_view(half, origin) for half in course.halves) if course.halves else (None, None)
+    halves = [half_view(half, origin, tell) for half in course.halves]
+    egress, ingress = halves or (None, None)
     chosen = course.chosen
     name, frontend, hook = "", "", ""
     if chosen is not None:
         name, hook = str(chosen.service), _service_hook(course)
         frontend = f"{endpoint_text(chosen.address, chosen.port)}/{protocol_name(chosen.protocol)}"
     return CourseView(
+        family=4 if course.ipv4 else 6,
         verdict=course_verdict(course),
         service=name,
         frontend=frontend,
@@ -157,7 +189,7 @@ def course_verdict(course: Course) -> str:
     return {True: "forwarded", False: "dropped", None: UNKNOWN}[course.allowed]
 
 
-def answer_view(answer: Answer, origin: Origin = nowhere) -> dict[str, object]:
+def answer_view(answer: Answer, origin: Origin = nowhere, tell: Tell = silent) -> AnswerView:
     """The whole answer."""
     return {
         "from": str(answer.source),
@@ -165,7 +197,7 @@ def answer_view(answer: Answer, origin: Origin = nowhere) -> dict[str, object]:
         "allowed": answer.allowed,
         "verdict": course_verdict(answer.deciding),
         "agree": not answer.disagreements,
-        "courses": [course_view(one, origin) for one in answer.courses],
+        "courses": [course_view(one, origin, tell) for one in answer.courses],
     }
 
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import pytest
 import yaml
-from policyjudges import JUDGES
+from policyjudges import JUDGES, every_judge
 
 from netaccel.explain.ends import End, EndKind, parse_end, parse_protocol
 from netaccel.explain.walk import WORLD
@@ -116,7 +116,7 @@ def outcome_text(outcome: Outcome) -> str:
     return f"{word} {outcome.rule.policy} {outcome.rule.number}" if outcome.rule else word
 
 
-@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("judge", every_judge())
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_every_question_gets_the_verdict_and_rule_that_the_case_names(path: Path, judge: str) -> None:
     case = load(path)

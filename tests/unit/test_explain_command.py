@@ -12,6 +12,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from netaccel.cli import netaccel
+from netaccel.model.policy import Action, Direction
+from netaccel.model.snapshot import World
+from netaccel.oracle import Judgement, Outcome, Question
 
 CASES = Path(__file__).parents[1] / "cases"
 POLICY = """\
@@ -160,3 +163,42 @@ def test_a_bad_line_of_a_batch_harms_only_itself(folder: Path) -> None:
     assert result.exit_code == 1
     assert ["error" in one for one in told] == [True, True, True, False]
     assert told[3]["allowed"] is True
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("by", ["kernel", "both"])
+def test_the_kernel_names_the_same_rules(folder: Path, by: str) -> None:
+    result = explain(folder, "pod:shop/client", "pod:shop/web:8080", "--by", by, "-o", "json")
+    assert result.exit_code == 0, result.output
+    ingress = courses(result)[0]["ingress"]
+    assert (ingress["verdict"], ingress["object"], ingress["rule"]) == (
+        "audited",
+        "TrafficPolicy shop/watch",
+        0,
+    )
+    assert sorted(ingress["by"]) == (["kernel", "model"] if by == "both" else [])
+
+
+def test_a_disagreement_is_an_error_with_both_answers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Liar:
+        def __init__(self, world: World) -> None:
+            pass
+
+        def __enter__(self) -> Liar:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def ask(self, direction: Direction, question: Question) -> Judgement:
+            return Judgement(Outcome(True, Action.ALLOW), Outcome(True, Action.ALLOW))
+
+    monkeypatch.setattr("netaccel.explain.kernel.Kernel", Liar)
+    result = explain(folder, "world", "pod:shop/web:80", "--by", "both")
+    assert result.exit_code == 1
+    assert "model: dropped: NetworkPolicy shop/web isolates" in result.stdout
+    assert "kernel: forwarded: no policy decides" in result.stdout
+    assert "model and kernel disagree" in result.stderr
+    batch = explain(folder, "--batch", "--by", "both", lines='{"from": "world", "to": "pod:shop/web:80"}')
+    assert batch.exit_code == 1
+    assert json.loads(batch.stdout)["error"].startswith("disagreement about ingress: model says dropped")
