@@ -79,7 +79,9 @@ class Agent:
             lambda: {name: plane.loaded.maps.count(name) for name in _FILLED}, self.standing.written
         )
         self._node_object: Node | None = None
-        self._devices = DeviceFollower(plane, self._own_pods, self._refresh_node, self._place)
+        self._devices = DeviceFollower(
+            plane, self._own_pods, self._refresh_node, self._place, self.answers.account_devices
+        )
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
@@ -232,7 +234,7 @@ class Agent:
     def _own_pods(self) -> tuple[Pod, ...]:
         return self._reconciler.world.pods(self._settings.node_name)
 
-    def _place(self, placement: Placement) -> None:
+    async def _place(self, placement: Placement) -> None:
         self.standing.placement = placement
 
     def _refresh_node(self) -> None:

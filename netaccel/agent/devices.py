@@ -8,10 +8,11 @@ import contextlib
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from netaccel.datapath import netlink
+from netaccel.datapath.netlink import ANYTHING, NOTHING, Change
+from netaccel.datapath.node import NodeView
 from netaccel.datapath.plane import Plane
 from netaccel.datapath.pods import NOWHERE, Placement, PodDevices
 from netaccel.errors import DatapathError
@@ -24,7 +25,6 @@ _BREATH = 0.01  # seconds at most between two looks
 _RETRY = 30.0  # seconds between tries of hooks that are another's
 _FIRST_LOOK, _LAST_LOOK = 0.05, 5.0  # seconds between looks for pods that were not found, doubled each time
 _EXPLAIN = 2.0  # seconds after which a pod that was not found is looked for elsewhere
-_REMEMBER = 1000
 
 
 class DeviceFollower:
@@ -35,19 +35,20 @@ class DeviceFollower:
         plane: Plane,
         pods: Callable[[], Sequence[Pod]],
         node_changed: Callable[[], None],
-        placed: Callable[[Placement], None],
+        placed: Callable[[Placement], Awaitable[None]],
+        took: Callable[[float], None],
     ) -> None:
         """``pods``: of this node; ``node_changed``: addresses or uplinks are others now.
 
-        ``placed``: told of every other placement, before anything else is done.
+        ``placed``: does what follows from another placement, before anything else is done. ``took``: told of
+        seconds from the kernel's word of a change of devices until programs are attached and that is done.
         """
         self.placement = NOWHERE
-        self.delays: deque[float] = deque(maxlen=_REMEMBER)
-        """Seconds from the kernel's word of a change to the attached programs and the known placement."""
         self._plane, self._pods = plane, pods
-        self._node_changed, self._placed = node_changed, placed
+        self._node_changed, self._placed, self._took = node_changed, placed, took
         self._finder = PodDevices(plane.settings.pod_devices)
         self._wake = asyncio.Event()
+        self._change = NOTHING  # that was not looked at
         self._heard: float | None = None  # when the oldest change came that was not looked at
         self._thorough_at = self._look_at = 0.0
         self._lost_since: float | None = None
@@ -65,7 +66,8 @@ class DeviceFollower:
             tasks.create_task(self._work(), name="look")
 
     async def _listen(self) -> None:
-        async for _ in netlink.changes():
+        async for change in netlink.changes():
+            self._change = self._change.and_then(change)
             if self._heard is None:
                 self._heard = time.monotonic()
             self._wake.set()
@@ -78,11 +80,12 @@ class DeviceFollower:
             try:
                 await self._look()
             except DatapathError as error:
+                self._change = ANYTHING
                 log.warning("the node's devices can't be looked at, it is tried again: %s", error)
                 self._thorough_at = time.monotonic() + _SETTLE
             now = time.monotonic()
             if heard is not None:
-                self.delays.append(now - heard)
+                self._took(now - heard)
                 self._thorough_at = now + _SETTLE
             # Without a pause a storm of changes would take a whole core.
             await asyncio.sleep(min(_BREATH, 2 * (now - started)))
@@ -98,20 +101,26 @@ class DeviceFollower:
     async def _look(self) -> None:
         now = time.monotonic()
         thorough = now >= self._thorough_at
+        change, self._change = ANYTHING if thorough else self._change, NOTHING
         pods = self._pods()
-        changed, placement = await asyncio.to_thread(self._see, pods, thorough)
+        before, placement = await asyncio.to_thread(self._see, change, pods)
+        thorough = thorough or before.uplinks != self._plane.view.uplinks
+        follow = asyncio.create_task(asyncio.to_thread(self._plane.follow, thorough=thorough))
+        try:  # what programs shall do is in the maps by the time that they are attached
+            if placement != self.placement:
+                self.placement = placement
+                await self._placed(placement)
+        finally:
+            await follow
         if thorough:
             self._thorough_at = now + _RETRY if self._plane.hooks.failed() else math.inf
-        if placement != self.placement:
-            self.placement = placement
-            self._placed(placement)
-        if changed:
+        if before != self._plane.view:
             self._node_changed()
         await self._look_for(placement, pods)
 
-    def _see(self, pods: Sequence[Pod], thorough: bool) -> tuple[bool, Placement]:
-        changed = self._plane.follow(thorough=thorough)
-        return changed, self._finder.look(pods, self._plane.view.pod_devices)
+    def _see(self, change: Change, pods: Sequence[Pod]) -> tuple[NodeView, Placement]:
+        before = self._plane.look(change)
+        return before, self._finder.look(pods, self._plane.view.pod_devices)
 
     async def _look_for(self, placement: Placement, pods: Sequence[Pod]) -> None:
         """Look again soon for pods that were not found, and ever less often; find out why."""

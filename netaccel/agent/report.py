@@ -39,6 +39,10 @@ class Answers:
         if report.latency is not None:
             self._metrics.event_latency.observe(report.latency)
 
+    def account_devices(self, seconds: float) -> None:
+        """Take note of how long a change of devices took."""
+        self._metrics.device_latency.observe(seconds)
+
     def readiness(self) -> list[str]:
         """Reasons why this node is not served yet."""
         reasons = []

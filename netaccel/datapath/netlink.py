@@ -15,11 +15,12 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -149,13 +150,31 @@ def _under_asyncio() -> bool:
 
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # RTMGRP_LINK, IPV4 and IPV6 addresses, IPV4 and IPV6 routes
 _KINDS = {16: "device", 17: "device", 20: "address", 21: "address", 24: "route", 25: "route"}
+_IFINDEX = slice(20, 24)  # of a device's message: struct ifinfomsg's ifi_index behind struct nlmsghdr
 ALL_KINDS = frozenset(_KINDS.values())
 
 
-async def changes() -> AsyncIterator[frozenset[str]]:
-    """What changed in this namespace since the last turn: ``device``, ``address``, ``route``.
+class Change(NamedTuple):
+    """What changed in a namespace: ``device``, ``address``, ``route``; which devices (ifindex), None: any."""
 
-    The first turn comes at once and names all kinds, so that whoever lists on every turn misses nothing.
+    kinds: frozenset[str]
+    devices: frozenset[int] | None = frozenset()
+
+    def and_then(self, other: Change) -> Change:
+        """Both of them."""
+        any_device = self.devices is None or other.devices is None
+        devices = None if any_device else (self.devices or frozenset()) | (other.devices or frozenset())
+        return Change(self.kinds | other.kinds, devices)
+
+
+NOTHING = Change(frozenset())
+ANYTHING = Change(ALL_KINDS, None)
+
+
+async def changes() -> AsyncIterator[Change]:
+    """What changed in this namespace since the last turn.
+
+    The first turn comes at once and names everything, so that whoever looks on every turn misses nothing.
     """
     loop = asyncio.get_running_loop()
     with socket.socket(
@@ -163,7 +182,7 @@ async def changes() -> AsyncIterator[frozenset[str]]:
     ) as feed:
         feed.setblocking(False)
         feed.bind((0, _GROUPS))
-        yield ALL_KINDS
+        yield ANYTHING
         while True:
             ready = loop.create_future()
             loop.add_reader(feed, _resolve, ready)
@@ -171,8 +190,8 @@ async def changes() -> AsyncIterator[frozenset[str]]:
                 await ready
             finally:
                 loop.remove_reader(feed)
-            if kinds := _drain(feed):
-                yield kinds
+            if (change := _drain(feed)).kinds:
+                yield change
 
 
 def _resolve(ready: asyncio.Future[None]) -> None:
@@ -180,9 +199,9 @@ def _resolve(ready: asyncio.Future[None]) -> None:
         ready.set_result(None)
 
 
-def _drain(feed: socket.socket) -> frozenset[str]:
-    """Kinds of the messages that wait (struct nlmsghdr: length, type, ...), at most a thousand reads."""
-    kinds = set()
+def _drain(feed: socket.socket) -> Change:
+    """What the messages that wait say (struct nlmsghdr: length, type, ...), at most a thousand reads."""
+    kinds, devices = set(), set()
     for _ in range(1000):
         try:
             data = feed.recv(1 << 16)
@@ -191,14 +210,16 @@ def _drain(feed: socket.socket) -> frozenset[str]:
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
-            return ALL_KINDS  # messages were lost: look at everything
+            return ANYTHING  # messages were lost: look at everything
         at = 0
         while at + 16 <= len(data):
             length, kind = struct.unpack_from("=IH", data, at)
             if kind in _KINDS:
                 kinds.add(_KINDS[kind])
+            if _KINDS.get(kind) == "device" and at + _IFINDEX.stop <= len(data):
+                devices.add(int.from_bytes(data[at:][_IFINDEX], sys.byteorder))
             at += max((length + 3) & ~3, 16)
-    return frozenset(kinds)
+    return Change(frozenset(kinds), frozenset(devices))
 
 
 def has_filters(ifindex: int) -> bool:

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from netaccel.config import Settings
 from netaccel.datapath import rtnetlink
 from netaccel.datapath.abi import V4_MAPPED
+from netaccel.datapath.netlink import ANYTHING, Change
 from netaccel.datapath.rtnetlink import Address, DefaultRoute, Device
 
 
@@ -29,9 +30,36 @@ class NodeView:
     warnings: tuple[str, ...] = ()
 
 
-def look(settings: Settings) -> NodeView:
-    """Look at this thread's network namespace. DatapathError where the kernel refuses."""
-    return view(settings, rtnetlink.devices(), rtnetlink.addresses(), rtnetlink.default_routes())
+class Eye:
+    """Looks at this thread's network namespace, and again only at what changed. For one thread at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.seen = NodeView((), (), (), (), frozenset())
+        """The last look."""
+        self._settings = settings
+        self._devices: dict[int, Device] = {}
+        self._addresses: Sequence[Address] = ()
+        self._routes: Sequence[DefaultRoute] = ()
+
+    def look(self, change: Change = ANYTHING) -> NodeView:
+        """Look; ``change``: all that is different since the last look. DatapathError where refused.
+
+        A look at everything takes 50 µs for each device.
+        """
+        if change.devices is None:
+            self._devices = {device.ifindex: device for device in rtnetlink.devices()}
+        for ifindex in change.devices or ():
+            device = rtnetlink.device(ifindex)
+            if device is None:
+                self._devices.pop(ifindex, None)
+            else:
+                self._devices[ifindex] = device
+        if "address" in change.kinds:
+            self._addresses = rtnetlink.addresses()
+        if "route" in change.kinds:
+            self._routes = rtnetlink.default_routes()
+        self.seen = view(self._settings, sorted(self._devices.values()), self._addresses, self._routes)
+        return self.seen
 
 
 def view(

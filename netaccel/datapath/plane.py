@@ -25,7 +25,8 @@ from netaccel.datapath.hooks import Hooks
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.loader import Loaded
 from netaccel.datapath.mounts import find_cgroup
-from netaccel.datapath.node import NodeView, look
+from netaccel.datapath.netlink import ANYTHING, Change
+from netaccel.datapath.node import Eye, NodeView
 from netaccel.errors import ConfigError, VerifierError
 
 log = logging.getLogger(__name__)
@@ -83,12 +84,13 @@ class Plane:
     """The datapath of one node. Make it with :meth:`start`; closing it leaves the kernel as it is."""
 
     def __init__(
-        self, settings: Settings, loaded: Loaded, hooks: Hooks, view: NodeView, warnings: Sequence[str]
+        self, settings: Settings, loaded: Loaded, hooks: Hooks, eye: Eye, warnings: Sequence[str]
     ) -> None:
         self.settings = settings
         self.loaded = loaded
         self.hooks = hooks
-        self.view = view
+        self.view = eye.seen
+        self._eye = eye
         self.hz = jiffies_per_second()
         self.clock = Clock()
         self._warnings = tuple(warnings)
@@ -112,24 +114,26 @@ class Plane:
         for obj in loaded.objects.values():
             programs.update(_programs(obj))
         hooks.attach_sockets(_attach_types(loaded.objects[_SOCKETS]))
-        view = look(settings)
-        hooks.follow(view, explicit=bool(settings.uplinks))
+        eye = Eye(settings)
+        hooks.follow(eye.look(), explicit=bool(settings.uplinks))
         loaded.commit()
-        return cls(settings, loaded, hooks, view, warnings)
+        return cls(settings, loaded, hooks, eye, warnings)
 
-    def follow(self, *, thorough: bool = True) -> bool:
-        """Look at the node again and attach to what appeared; whether anything is different.
+    def look(self, change: Change = ANYTHING) -> NodeView:
+        """Look at the node again, at what changed; returns how it was before. For one thread at a time."""
+        before, self.view = self.view, self._eye.look(change)
+        return before
 
-        Not ``thorough``: what is attached is believed to be there still. For one thread at a time.
+    def follow(self, *, thorough: bool) -> None:
+        """Attach to what the last look saw. For one thread at a time.
+
+        Not ``thorough``: only to new pod devices; what was attached is believed to be there still. For each
+        program at a tcx hook the kernel waits for all CPUs, some ten milliseconds; it works before that.
         """
-        view = look(self.settings)
-        changed, new_uplinks = view != self.view, view.uplinks != self.view.uplinks
-        self.view = view
-        if thorough or new_uplinks:
-            self.hooks.follow(view, explicit=bool(self.settings.uplinks))
+        if thorough:
+            self.hooks.follow(self.view, explicit=bool(self.settings.uplinks))
         else:
-            self.hooks.meet(view)
-        return changed
+            self.hooks.meet(self.view)
 
     def warnings(self) -> list[str]:
         """What is served less well than asked, now."""

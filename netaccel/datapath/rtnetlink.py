@@ -113,6 +113,19 @@ def devices() -> list[Device]:
     return sorted(_device(body) for body in _dump("devices", _GETLINK, request))
 
 
+def device(ifindex: int) -> Device | None:
+    """One device, None where there is none."""
+    request = _LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0) + _attribute(
+        _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS
+    )
+    try:
+        return _device(_ask("device", _GETLINK, request, 0)[0])
+    except DatapathError as error:
+        if error.errno == errno.ENODEV:
+            return None
+        raise
+
+
 def addresses(namespace: int | None = None, device: int = 0) -> list[Address]:
     """Addresses in the kernel's order (of a device: primary first), of all devices or of one.
 
@@ -270,6 +283,10 @@ def _long(packed: bytes) -> bytes:
 
 def _dump(what: str, kind: int, request: bytes) -> list[bytes]:
     """Bodies of all messages of one dump; again where the kernel says that it was not consistent."""
+    return _ask(what, kind, request, _DUMP)
+
+
+def _ask(what: str, kind: int, request: bytes, flags: int) -> list[bytes]:
     try:
         with socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
@@ -279,8 +296,8 @@ def _dump(what: str, kind: int, request: bytes) -> list[bytes]:
             feed.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
             for sequence in range(1, _TRIES + 1):
                 length = _HEADER.size + len(request)
-                feed.send(_HEADER.pack(length, kind, _REQUEST | _DUMP, sequence, 0) + request)
-                bodies, whole = _answer(feed, sequence)
+                feed.send(_HEADER.pack(length, kind, _REQUEST | flags, sequence, 0) + request)
+                bodies, whole = _answer(feed, sequence, many=bool(flags))
                 if whole:
                     break
             return bodies
@@ -288,7 +305,7 @@ def _dump(what: str, kind: int, request: bytes) -> list[bytes]:
         raise DatapathError(f"{what}: {error.strerror or error}", error.errno or 0) from error
 
 
-def _answer(feed: socket.socket, sequence: int) -> tuple[list[bytes], bool]:
+def _answer(feed: socket.socket, sequence: int, *, many: bool) -> tuple[list[bytes], bool]:
     """Bodies up to the end of an answer, and whether nothing changed meanwhile. OSError."""
     bodies: list[bytes] = []
     whole = True
@@ -308,3 +325,5 @@ def _answer(feed: socket.socket, sequence: int) -> tuple[list[bytes], bool]:
                     raise OSError(code, os.strerror(code))
                 return bodies, whole
             bodies.append(body)
+            if not many:
+                return bodies, True

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from netaccel.config import load
 from netaccel.datapath import netlink, rtnetlink
+from netaccel.datapath.node import Eye
 from netaccel.errors import DatapathError
 
 pytestmark = pytest.mark.root
@@ -170,14 +172,40 @@ def test_filters_on_a_device_are_seen(inside: str) -> None:
 
 async def test_changes_name_what_changed_and_all_functions_work_under_asyncio(inside: str) -> None:
     feed = netlink.changes()
-    assert await anext(feed) == netlink.ALL_KINDS
+    assert await anext(feed) == netlink.ANYTHING
 
     netlink.add_veth("eth0", "far")
-    assert "device" in await asyncio.wait_for(anext(feed), 10)
+    told = netlink.NOTHING
+    ends = {netlink.device(name).ifindex for name in ("eth0", "far")}
+    while not (told.devices is None or ends <= told.devices):
+        told = told.and_then(await asyncio.wait_for(anext(feed), 10))
+    assert "device" in told.kinds
 
     netlink.add_address("eth0", "10.0.0.1/24")
     seen: set[str] = set()
     while "address" not in seen:
-        seen |= await asyncio.wait_for(anext(feed), 10)
+        seen |= (await asyncio.wait_for(anext(feed), 10)).kinds
 
     await feed.aclose()
+
+
+def test_one_device_alone_is_looked_at(inside: str) -> None:
+    netlink.add_veth("eth0", "far")
+    found = netlink.device("eth0")
+    assert rtnetlink.device(found.ifindex) == found
+    netlink.delete_device("eth0")
+    assert rtnetlink.device(found.ifindex) is None
+
+
+def test_a_look_at_what_changed_sees_what_a_look_at_everything_sees(inside: str) -> None:
+    settings = load({"uplinks": "eth0", "node_name": "n"}, {})
+    eye = Eye(settings)
+    eye.look()
+    netlink.add_veth("eth0", "far")
+    netlink.add_veth("veth7", "peer")
+    netlink.set_up("eth0")
+    netlink.add_address("eth0", "10.0.0.1/24")
+    devices = frozenset(netlink.device(name).ifindex for name in ("eth0", "far", "veth7", "peer"))
+    assert eye.look(netlink.Change(netlink.ALL_KINDS, devices)) == Eye(settings).look()
+    netlink.delete_device("veth7")
+    assert eye.look(netlink.Change(frozenset(("device",)), devices)) == Eye(settings).look()
