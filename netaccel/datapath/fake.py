@@ -18,8 +18,15 @@ CAPACITIES = {
     "source_ranges": 65536,
     "service_counters": 65536,
     "node": 1,
+    "identities": 131072,
+    "policy_endpoints": 4096,
+    "policy_peers": 1048576,
+    "policy_rows": 262144,
+    "policy_rules": 65536,
+    "policy_revision": 1,
+    "rule_counters": 65536,
 }
-_ARRAYS = ("backends", "maglev", "service_counters", "node")
+_ARRAYS = ("backends", "maglev", "service_counters", "node", "policy_revision", "rule_counters")
 
 
 class FakeMaps:

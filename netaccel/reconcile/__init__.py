@@ -2,8 +2,8 @@
 """Keeps the maps what the objects ask for: coalesce → compile → diff → write → status, retry and repair.
 
 ``engine`` one pass, without clock or asyncio · ``plan`` what a pass will write · ``dump`` reads the maps ·
-``mode`` whether new flows are taken · ``status`` what became of each object, counters · ``loop`` events in,
-passes, retries, timers.
+``mode`` whether new flows are taken · ``status`` what became of each object, counters · ``policies`` the
+same as ``engine`` for the maps of policy · ``loop`` events in, passes, retries, timers.
 
 A pass writes what changed since the last one. The first pass, one that follows a failed write, and one now
 and then on a timer read the maps first and take what they find for the state that is left behind.
@@ -12,6 +12,17 @@ and then on a timer read the maps first and take what they find for the state th
 from netaccel.reconcile.engine import Engine
 from netaccel.reconcile.loop import Reconciler
 from netaccel.reconcile.mode import Mode
+from netaccel.reconcile.policies import PolicyEngine, PolicyReport
 from netaccel.reconcile.status import Condition, Report, State, Stats
 
-__all__ = ["Condition", "Engine", "Mode", "Reconciler", "Report", "State", "Stats"]
+__all__ = [
+    "Condition",
+    "Engine",
+    "Mode",
+    "PolicyEngine",
+    "PolicyReport",
+    "Reconciler",
+    "Report",
+    "State",
+    "Stats",
+]

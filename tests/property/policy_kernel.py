@@ -7,7 +7,7 @@ the test leaves those flows out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from netaccel.compile.diff import Step, Write
@@ -47,15 +47,29 @@ class Kernel:
         }
         self.tables["rule_counters"] = {}
 
-    def write(self, step: Step) -> int:
-        """Do one step; how many entries."""
+    def write(self, step: Step) -> Iterator[None]:
+        """Do one step, entry by entry."""
         table = self.tables[step.map]
         if isinstance(step, Write):
-            table.update(step.entries)
-            return len(step.entries)
+            for key, value in step.entries:
+                table[key] = value
+                yield
+            return
         for key in step.keys:
             table.pop(key, None)
-        return len(step.keys)
+            yield
+
+    def write_all(self, steps: Iterable[Step]) -> None:
+        """Do all of them."""
+        for step in steps:
+            for _ in self.write(step):
+                pass
+
+    def copy(self) -> Kernel:
+        """Another one with the same maps."""
+        other = Kernel()
+        other.tables = {name: dict(table) for name, table in self.tables.items()}
+        return other
 
     def dump(self) -> dict[str, dict[Any, Any]]:
         """All that the compiler writes."""
@@ -64,7 +78,7 @@ class Kernel:
     def identity(self, address: bytes) -> int:
         number = int.from_bytes(address)
         table = self.tables["identities"]
-        for length in range(128, -1, -1):
+        for length in sorted({key.prefix_length for key in table}, reverse=True):
             shift = 128 - length
             found = table.get(IdentityKey(length, (number >> shift << shift).to_bytes(16)))
             if found is not None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from netaccel.model.snapshot import World
 OBJECTS = Path(__file__).parents[2] / "netaccel" / "objects"
 CONSTANTS = dict(Abi.from_elf((OBJECTS / "sock_cgroup.o").read_bytes()).constants)
 slow = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
-bounded = settings(max_examples=20, deadline=None, suppress_health_check=slow)
+bounded = settings(max_examples=12, deadline=None, suppress_health_check=slow)
 
 Flow = tuple[int, Direction, Address, int, int]
 """ifindex, direction, peer, protocol, port."""
@@ -72,8 +73,7 @@ def compare(world: World, kernel: Kernel) -> int:
 
 
 def step(compiler: Compiler, kernel: Kernel, world: World) -> None:
-    for one in compiler.update(world, world.drain_changes(), worlds.devices_of(world)):
-        kernel.write(one)
+    kernel.write_all(compiler.update(world, world.drain_changes(), worlds.devices_of(world)))
     compiler.commit()
 
 
@@ -98,10 +98,45 @@ def test_step_by_step_and_at_once_give_the_same(history: tuple[list[Event], list
         step(compiler, kernel, world)
         assert kernel.dump() == compiler.image.dump(), "the maps are as the compiler thinks"
     at_once, fresh = Compiler(CONSTANTS, worlds.NODE), Kernel()
-    for one in at_once.update(world, everything(world), worlds.devices_of(world)):
-        fresh.write(one)
+    fresh.write_all(at_once.update(world, everything(world), worlds.devices_of(world)))
     for flow, _, _ in flows(world):
         assert kernel.judge(*flow) == fresh.judge(*flow)
     assert {name: len(table) for name, table in kernel.dump().items()} == {
         name: len(table) for name, table in fresh.dump().items()
     }, "nothing is left over"
+
+
+PEERS = (*worlds.POD4, *worlds.POD6[:4], *worlds.NODE4[1:], *worlds.OUTSIDE[:4])
+
+
+def answers(kernel: Kernel) -> dict[Flow, Answer]:
+    """What new flows of every pod get at the moment."""
+    ifindexes = range(10, 10 + len(worlds.PODS))
+    some = itertools.product(ifindexes, Direction, PEERS, ((6, 80), (17, 8080)))
+    return {(n, d, peer, *service): kernel.judge(n, d, peer, *service) for n, d, peer, service in some}
+
+
+@settings(bounded, max_examples=5)
+@given(worlds.histories)
+def test_after_any_single_write_a_verdict_is_the_old_one_or_the_new_one_or_a_denial(
+    history: tuple[list[Event], list[list[Event]]],
+) -> None:
+    first, later = history
+    world = worlds.world_of(first)
+    compiler, kernel = Compiler(CONSTANTS, worlds.NODE), Kernel()
+    step(compiler, kernel, world)
+    for batch in later:
+        world.apply_all(batch)
+        todo = compiler.update(world, world.drain_changes(), worlds.devices_of(world))
+        after = kernel.copy()
+        after.write_all(todo)
+        old, new = answers(kernel), answers(after)
+        moving = [flow for flow in old if old[flow] != new[flow]] + list(old)[::7]
+        for one in todo:
+            for _ in kernel.write(one):
+                for flow in moving:
+                    now = kernel.judge(*flow)
+                    assert now.enforced in (old[flow].enforced, new[flow].enforced) or (
+                        now.enforced.action != "Allow"
+                    ), (flow, one)
+        compiler.commit()

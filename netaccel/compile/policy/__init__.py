@@ -12,12 +12,13 @@
 ``addresses`` who has an address · ``cidrs`` prefixes that policies name · ``identities`` numbers of what is
 alike · ``selectors`` peers as sets · ``rules`` policies as they are read · ``catalog`` all of them, and who
 names what · ``subjects`` classes of peers · ``rows`` rules resolved into verdicts · ``assembly`` subjects,
-rows and rules in use · ``tables`` the maps' image, what to write in which order · ``numbers`` ids that last ·
-``codes`` constants of abi.h.
+rows and rules in use · ``tables`` the maps' image, what to write in which order · ``held`` what they hold
+now · ``limits`` what fits · ``numbers`` ids that last · ``codes`` constants of abi.h.
 """
 
 from netaccel.compile.policy.changes import everything
 from netaccel.compile.policy.compiler import Compiler
-from netaccel.compile.policy.tables import MAPS, Image
+from netaccel.compile.policy.limits import Limits
+from netaccel.compile.policy.tables import MAPS, Image, differences
 
-__all__ = ["MAPS", "Compiler", "Image", "everything"]
+__all__ = ["MAPS", "Compiler", "Image", "Limits", "differences", "everything"]

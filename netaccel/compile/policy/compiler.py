@@ -13,31 +13,33 @@ name it. A policy's change touches the subjects that it selects or selected.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any
 
 from netaccel.compile.diff import Step
 from netaccel.compile.policy.addresses import Addresses, named_ports
 from netaccel.compile.policy.assembly import Assembly
 from netaccel.compile.policy.catalog import Catalog
-from netaccel.compile.policy.changes import Changes
+from netaccel.compile.policy.changes import Changes, everything
 from netaccel.compile.policy.cidrs import Prefixes
-from netaccel.compile.policy.codes import DENY_ROW, SHUT_SUBJECT, Codes
+from netaccel.compile.policy.codes import ALLOW_ROW, DENY_ROW, SHUT_SUBJECT, Codes
+from netaccel.compile.policy.held import Held, Touched
 from netaccel.compile.policy.identities import WORLD, CidrClass, Class, Identities, Moves
-from netaccel.compile.policy.rules import CompiledPolicy, compile_policy
+from netaccel.compile.policy.limits import ROOM, Limits, Use, victim
+from netaccel.compile.policy.rules import CompiledPolicy, compile_policy, stricter
 from netaccel.compile.policy.selectors import Peers, bits, holds
 from netaccel.compile.policy.subjects import SubjectKey, key_of
-from netaccel.compile.policy.tables import Danger, Image, Move, Shut, TableKey, steps
+from netaccel.compile.policy.tables import Image
+from netaccel.errors import CapacityError
 from netaccel.model.address import Address, Cidr, is_ipv4
 from netaccel.model.endpoint import Pod, PodKey
 from netaccel.model.event import ObjectKey
 from netaccel.model.policy import Direction, PolicyKey
 from netaccel.model.snapshot import World
-from netaccel.records import Identity, IdentityKey, PolicyEndpoint
+from netaccel.records import IdentityKey, PolicyEndpoint
 
 _ALL = 128
-_SHUT = Shut(SHUT_SUBJECT, DENY_ROW)
 _NO_ADDRESS = bytes(16)
 _Users = set[tuple[PolicyKey, Direction]]
 
@@ -55,58 +57,100 @@ class Local:
 class Compiler:
     """Holds what is compiled and what the maps hold."""
 
-    def __init__(self, constants: Mapping[str, int], node_name: str, rule_ids: int = 1 << 16) -> None:
-        """``constants``: enumerators of abi.h. ``rule_ids``: entries of ``policy_rules``."""
+    def __init__(self, constants: Mapping[str, int], node_name: str, limits: Limits = ROOM) -> None:
+        """``constants``: enumerators of abi.h."""
+        self.refused: dict[PolicyKey, str] = {}
+        """Policies that do not fit, and why: each denies its subject in its directions."""
+        self.closed = ""
+        """Why every pod that a policy selects is denied: not even without all policies is there room."""
+        self.left_out: frozenset[PodKey] = frozenset()
+        """Pods that ``policy_endpoints`` has no room for."""
         self._codes = Codes(constants)
+        self._limits = limits
+        self._node_name = node_name
+        self._held = Held()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Nothing is compiled."""
+        limits, node_name = self._limits, self._node_name
         self._prefixes = Prefixes()
         self._peers = Peers(self._prefixes)
         self._catalog = Catalog(self._prefixes, self._peers)
         self._addresses = Addresses(node_name)
         self._identities = Identities(self._codes.identity_flags)
         self._peers.add(WORLD, self._identities.classes[WORLD])
-        self._assembly = Assembly(self._codes, self._catalog, self._peers, rule_ids)
+        self._assembly = Assembly(self._codes, self._catalog, self._peers, limits.policy_rules)
         self._locals: dict[PodKey, Local] = {}
         self._devices: dict[PodKey, int] = {}
         self._endpoints: dict[int, PolicyEndpoint] = {}
         self._moved: set[IdentityKey] = set()
         self._touched_endpoints: set[int] = set()
-        self._held = Image()
-        self._held_lengths: tuple[int, ...] = ()
+        self._host: frozenset[Address] = frozenset()
         self._whole = True  # the next steps are from all that the maps hold, not from what was touched
+        self._hold()
 
     # ------------------------------------------------------------------- maps
 
-    def adopt(self, image: Image) -> None:
-        """The maps hold this: numbers are taken from it, and the next update starts from there."""
-        self._held, self._whole = image, True
-        lengths = {key.prefix_length for key in image.identities}
-        self._held_lengths = tuple(sorted(lengths, reverse=True))
+    def adopt(self, image: Image, *, full: bool = False) -> None:
+        """The maps hold this: numbers are taken from it, and the next update starts from there.
+
+        ``full``: one of them was; then pods are shut, what is gone goes first, and they are opened again.
+        """
+        self._held.replace(image, full=full)
+        self._whole = True
+        self._hold()
+
+    def _hold(self) -> None:
+        """Give no number that the maps hold to anything new."""
+        image, numbers = self._held.image, self._identities.numbers
         self._assembly.adopt(image)
-        numbers = self._identities.numbers
         numbers.hold(one.identity for one in image.identities.values())
         for masks in image.peers.values():
             for mask in masks.values():
                 numbers.hold(bits(mask))
 
     @property
+    def limits(self) -> Limits:
+        """What fits."""
+        return self._limits
+
+    def limit(self, limits: Limits) -> None:
+        """Other limits for the next update."""
+        self._limits = limits
+
+    @property
+    def held(self) -> Image:
+        """What they hold since the last commit. Read it, don't change it."""
+        return self._held.image
+
+    @property
+    def selected(self) -> Counter[PolicyKey]:
+        """How many of this node's pods each policy selects; without those that select none."""
+        return Counter(key for local in self._locals.values() for key in local.selected)
+
+    @property
+    def placed(self) -> dict[PodKey, int]:
+        """Pods that have an endpoint, with their ifindex."""
+        if self.closed:
+            return {key: n for key, n in self._devices.items() if n in self._endpoints}
+        return {key: one.ifindex for key, one in self._locals.items() if key not in self.left_out}
+
+    @property
     def image(self) -> Image:
         """What the maps shall hold. Read it, don't change it."""
         found = self._assembly
+        if self.closed:
+            return Image({}, self._codes.fixed_rows(), {}, {}, self._endpoints)
         return Image(found.rules, found.rows, found.peers, self._identities.entries, self._endpoints)
 
     def commit(self) -> None:
         """All steps of the last update are written."""
-        image = self.image
         if self._whole:
-            self._held = image.copy()
+            self._held.replace(self.image.copy())
         else:
-            held = self._held
-            _carry(self._assembly.touched_rules, image.rules, held.rules)
-            _carry(self._assembly.touched_rows, image.rows, held.rows)
-            _carry(self._assembly.touched_peers, image.peers, held.peers)
-            _carry(self._moved, image.identities, held.identities)
-            _carry(self._touched_endpoints, image.endpoints, held.endpoints)
-        self._held_lengths = self._lengths()
+            self._held.carry(self._touched(), self.image)
+        self._held.settle(self._lengths())
         self._whole = False
         self._moved.clear()
         self._touched_endpoints.clear()
@@ -126,13 +170,97 @@ class Compiler:
 
         ``devices``: ifindex by pod of this node. ``host``: addresses of this node's own devices.
         """
+        if self.closed:
+            self.closed, changed = "", everything(world)
+            self._begin()
         todo = Changes.of(changed)
+        again = list(self.refused) if todo.policies or self._whole else []
+        self.refused = {} if again else self.refused
+        todo.policies.update(again)
+        latest = (*again, *todo.policies)
+        try:
+            self._advance(world, todo, devices, host)
+            self._make_room(world, latest)
+        except CapacityError as error:
+            self._begin_anew(world, latest, str(error))
+        return self._steps()
+
+    def _make_room(self, world: World, latest: Collection[PolicyKey]) -> None:
+        """Refuse policies until the rest fits. CapacityError where none is left to refuse."""
+        while excess := self._use().excess(self._limits):
+            key = victim(self._catalog.policies, self.refused.keys(), latest, self._weight)
+            if key is None:
+                raise CapacityError(excess)
+            self.refused[key] = excess
+            self._advance(world, Changes(policies={key}), self._devices, self._host)
+
+    def _begin_anew(self, world: World, latest: Collection[PolicyKey], why: str) -> None:
+        """There is no room in the middle of it: compile everything, with ever fewer policies."""
+        devices, host, count = self._devices, self._host, 1
+        while True:
+            left = [key for key in (*latest, *sorted(world.policies(), key=str)) if key not in self.refused]
+            self._begin()
+            if not left:
+                self._close(world, devices, host, why)
+                return
+            self.refused.update(dict.fromkeys(left[:count], why))
+            count *= 2
+            try:
+                self._advance(world, Changes.of(everything(world)), devices, host)
+                self._make_room(world, ())
+            except CapacityError as error:
+                why = str(error)
+            else:
+                return
+
+    def _close(self, world: World, devices: Mapping[PodKey, int], host: frozenset[Address], why: str) -> None:
+        """Deny all to pods that some policy selects: what fits whatever the world is."""
+        self.closed = why
+        self._take_objects(world, Changes.of(everything(world)))
+        self._addresses.put_host(host)
+        self._take_devices(devices)
+        policies = [compile_policy(policy, world) for policy in world.policies().values()]
+        for key, ifindex in sorted(devices.items())[: self._limits.policy_endpoints]:
+            pod = self._addresses.pods.get(key)
+            if pod is not None and not pod.host_network:
+                row = DENY_ROW if any(self._selects(one, pod) for one in policies) else ALLOW_ROW
+                flags = sum(self._codes.endpoint_flags) if row == DENY_ROW else 0
+                self._endpoints[ifindex] = PolicyEndpoint(SHUT_SUBJECT, WORLD, row, row, flags, *ends(pod))
+
+    def _weight(self, one: CompiledPolicy) -> int:
+        """Entries that a policy needs, about."""
+        peers = sum(
+            self._peers.masks[spec].bit_count() for direction in Direction for spec in one.specs(direction)
+        )
+        rules = sum(map(len, one.rules))
+        subjects = len(self._assembly.by_policy.get(one.key, ()))
+        return subjects * (peers + rules + 1) + sum(1 for _ in one.prefixes())
+
+    def _use(self) -> Use:
+        assembly, identities = self._assembly, self._identities
+        return Use(
+            len(identities.entries),
+            assembly.peer_entries,
+            assembly.row_entries,
+            len(assembly.rules),
+            len(identities.numbers),
+        )
+
+    def _advance(
+        self,
+        world: World,
+        todo: Changes,
+        devices: Mapping[PodKey, int],
+        host: frozenset[Address],
+    ) -> None:
+        """Compile what changed."""
         affected, reselect = self._take_objects(world, todo)
         affected |= self._addresses.put_host(host)
+        self._host = host
         reselect |= self._take_devices(devices)
         policies = self._compile(world, todo)
         touched = self._catalog.replace(policies)
-        wishes = self._held.identities if self._whole else {}
+        wishes = self._held.image.identities if self._whole else {}
         moves = self._identities.move(self._wanted(affected, touched), wishes)
         self._moved |= moves.entries
         users = self._move(moves)
@@ -140,7 +268,6 @@ class Compiler:
         new = self._settle(reselect, dirty)
         self._build(policies, users, new)
         self._place()
-        return self._steps()
 
     def _take_objects(self, world: World, todo: Changes) -> tuple[set[Address], set[PodKey]]:
         """Addresses and local pods that something changed for."""
@@ -176,6 +303,8 @@ class Compiler:
         changed: dict[PolicyKey, CompiledPolicy | None] = {}
         for key in keys:
             policy, old = world.policy(key), self._catalog.policies.get(key)
+            if policy is not None and key in self.refused:
+                policy = stricter(policy)
             new = None if policy is None else compile_policy(policy, world)
             if new is None or old is None or not new.means(old):
                 changed[key] = new
@@ -252,7 +381,7 @@ class Compiler:
             else:
                 selected = {name for name, one in policies.items() if self._selects(one, pod)}
             subject = key_of([policies[name] for name in selected], named_ports(pod))
-            held = self._held.endpoints.get(ifindex)
+            held = self._held.image.endpoints.get(ifindex)
             if self._assembly.join(subject, held.subject if held else None):
                 new.add(subject)
             self._locals[key] = Local(ifindex, pod, selected, subject)
@@ -276,15 +405,19 @@ class Compiler:
 
     def _place(self) -> None:
         """The endpoints of all local pods."""
-        found = {local.ifindex: self._endpoint(local) for _, local in sorted(self._locals.items())}
         before = self._endpoints
+        room = self._limits.policy_endpoints
+        placed = list(self._locals.items())
+        if len(placed) > room:
+            placed = sorted(placed, key=lambda one: (one[1].ifindex not in before, one[0]))[:room]
+        self.left_out = frozenset(self._locals.keys() - dict(placed).keys())
+        found = {local.ifindex: self._endpoint(local) for _, local in placed}
         self._touched_endpoints |= before.keys() - found.keys()
         self._touched_endpoints.update(n for n, endpoint in found.items() if before.get(n) != endpoint)
         self._endpoints = found
 
     def _endpoint(self, local: Local) -> PolicyEndpoint:
-        four = next((a for a in local.pod.addresses if is_ipv4(a)), _NO_ADDRESS)
-        six = next((a for a in local.pod.addresses if not is_ipv4(a)), _NO_ADDRESS)
+        four, six = ends(local.pod)
         entries = self._identities.entries
         identity = entries.get(IdentityKey(_ALL, four)) or entries.get(IdentityKey(_ALL, six))
         policies = [self._catalog.policies[key] for key in local.selected]
@@ -301,61 +434,23 @@ class Compiler:
     # ------------------------------------------------------------------ steps
 
     def _steps(self) -> list[Step]:
-        old, new, assembly = self._held, self.image, self._assembly
-        changed: Collection[TableKey] = assembly.touched_peers
-        moved: Iterable[IdentityKey] = self._moved
-        if self._whole:
-            changed = {*old.peers, *new.peers}
-            moved = {key for key, one in new.identities.items() if old.identities.get(key) != one}
-            moved |= old.identities.keys() - new.identities.keys()
-        moves = {self._identity_move(key) for key in moved}
-        danger = Danger(old.peers, new.peers, changed).endangered(
-            old.endpoints, new.endpoints, {move for move in moves if move.before != move.after}
-        )
-        if not self._whole:
-            old, new = self._part(old, danger), self._part(new, danger)
-        return list(steps(old, new, danger, _SHUT))
-
-    def _identity_move(self, key: IdentityKey) -> Move:
-        return Move(
-            _longest(self._held.identities, self._held_lengths, key),
-            _longest(self._identities.entries, self._lengths(), key),
-        )
+        return self._held.steps(self.image, self._lengths(), None if self._whole else self._touched())
 
     def _lengths(self) -> tuple[int, ...]:
         return (_ALL, *(length for length in self._prefixes.lengths if length != _ALL))
 
-    def _part(self, image: Image, danger: Set[int]) -> Image:
-        """What was touched of an image."""
-        touched = self._assembly
-        return Image(
-            _some(image.rules, touched.touched_rules),
-            _some(image.rows, touched.touched_rows),
-            _some(image.peers, touched.touched_peers),
-            _some(image.identities, self._moved),
-            _some(image.endpoints, self._touched_endpoints | danger),
+    def _touched(self) -> Touched:
+        found = self._assembly
+        return Touched(
+            found.touched_rules,
+            found.touched_rows,
+            found.touched_peers,
+            self._moved,
+            self._touched_endpoints,
         )
 
 
-def _longest(entries: Mapping[IdentityKey, Identity], lengths: Iterable[int], key: IdentityKey) -> int:
-    """The identity of an address, or of what of a prefix no longer one has."""
-    number = int.from_bytes(key.addr)
-    for length in lengths:
-        if length <= key.prefix_length:
-            shift = _ALL - length
-            found = entries.get(IdentityKey(length, (number >> shift << shift).to_bytes(16)))
-            if found is not None:
-                return found.identity
-    return WORLD
-
-
-def _some(whole: Mapping[Any, Any], keys: Iterable[Any]) -> dict[Any, Any]:
-    return {key: whole[key] for key in keys if key in whole}
-
-
-def _carry(keys: Iterable[Any], new: Mapping[Any, Any], held: dict[Any, Any]) -> None:
-    for key in keys:
-        if key in new:
-            held[key] = new[key]
-        else:
-            held.pop(key, None)
+def ends(pod: Pod) -> tuple[bytes, bytes]:
+    """A pod's addresses by family, zero where it has none."""
+    four = next((address for address in pod.addresses if is_ipv4(address)), _NO_ADDRESS)
+    return four, next((address for address in pod.addresses if not is_ipv4(address)), _NO_ADDRESS)

@@ -16,14 +16,14 @@ namespace gets a label and both are in it), and old rules would meet a new peer 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from netaccel.compile.diff import Delete, Step, Write
 from netaccel.compile.policy.rows import Row
 from netaccel.compile.policy.selectors import bits, mask_of
-from netaccel.compile.policy.subjects import Table
 from netaccel.records import (
     Identity,
     IdentityKey,
@@ -33,6 +33,9 @@ from netaccel.records import (
     PolicyRule,
     PolicyVerdict,
 )
+
+_K = TypeVar("_K")
+_V = TypeVar("_V")
 
 MAPS = ("policy_rules", "policy_rows", "policy_peers", "identities", "policy_endpoints")
 """What is written here, in the order of :class:`Image`'s fields."""
@@ -155,6 +158,46 @@ def steps(old: Image, new: Image, endangered: Collection[int], how: Shut) -> Ite
         yield Write("policy_endpoints", opened)
     yield from _delete_rows(old.rows, new.rows)
     yield from _delete("policy_rules", old.rules, new.rules)
+
+
+def steps_without_room(old: Image, new: Image, how: Shut) -> Iterator[Step]:
+    """As :func:`steps`, but what is gone goes before anything is added: all pods are shut meanwhile."""
+    shut = {ifindex: how.apply(endpoint) for ifindex, endpoint in old.endpoints.items()}
+    if shut:
+        yield Write("policy_endpoints", list(shut.items()))
+    wanted = {key: _all(masks) for key, masks in new.peers.items()}
+    kept = Image(
+        _common(old.rules, new.rules),
+        {row: content for row, content in old.rows.items() if new.rows.get(row) == content},
+        {
+            key: {row: mask & wanted.get(key, 0) for row, mask in masks.items()}
+            for key, masks in old.peers.items()
+        },
+        _common(old.identities, new.identities),
+        shut,
+    )
+    yield from steps(Image(old.rules, old.rows, old.peers, old.identities, shut), kept, (), how)
+    yield from steps(kept, new, new.endpoints.keys(), how)
+
+
+def differences(written: Image, found: Image) -> Counter[str]:
+    """Entries that are other than written, missing or nobody's, by map."""
+    counts: Counter[str] = Counter()
+    for name, before, after in zip(MAPS, _parts(written), _parts(found), strict=True):
+        if before != after:
+            keys = before.keys() | after.keys()
+            counts[name] = sum(before.get(key) != after.get(key) for key in keys)
+    return counts
+
+
+def _parts(image: Image) -> tuple[Mapping[Any, Any], ...]:
+    """Without tables that are empty; one differing row or table counts as one."""
+    peers = {key: dict(masks) for key, masks in image.peers.items() if masks}
+    return image.rules, image.rows, peers, image.identities, image.endpoints
+
+
+def _common(old: Mapping[_K, _V], new: Mapping[_K, _V]) -> dict[_K, _V]:
+    return {key: value for key, value in old.items() if key in new}
 
 
 def _row_entries(row: int, content: Row) -> Iterator[tuple[PolicyRowKey, PolicyVerdict]]:
@@ -311,6 +354,3 @@ def _pairs(before: PolicyEndpoint, after: PolicyEndpoint) -> tuple[_Pair, _Pair]
         _Pair((before.subject, 0), before.ingress_row, (after.subject, 0), after.ingress_row),
         _Pair((before.subject, 1), before.egress_row, (after.subject, 1), after.egress_row),
     )
-
-
-__all__ = ["MAPS", "Danger", "Image", "Move", "Shut", "Table", "TableKey", "steps"]
