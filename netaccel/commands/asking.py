@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks this node's agent over HTTP, for answers that come line by line."""
+"""Asks this node's agent over HTTP: for answers that come line by line, for the world that it knows."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from urllib.parse import urlencode
 
 from netaccel.config import HostPort, parse_host_port
 from netaccel.errors import ConfigError, DatapathError
+from netaccel.model.plain import read_world
+from netaccel.model.snapshot import World
 
 Parameters = Sequence[tuple[str, str]]
 
@@ -50,6 +52,15 @@ def answer(
         raise DatapathError(f"http://{listen}{path}: {error}: is it the agent that listens there?") from error
     finally:
         connection.close()
+
+
+def world_of(listen: HostPort) -> World:
+    """Every object that the agent knows."""
+    with answer(listen, "/api/v1/world", ()) as found:
+        try:
+            return read_world(json.loads(found.read()))
+        except ValueError as error:
+            raise DatapathError(f"http://{listen}/api/v1/world: {error}") from error
 
 
 def _refused(listen: HostPort, path: str, found: http.client.HTTPResponse) -> Exception:

@@ -4,21 +4,35 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
-from netaccel.commands.output import emit, examples, output_option
+from netaccel.commands.asking import agent_at, world_of
+from netaccel.commands.output import bpffs_option, emit, examples, http_option, output_option
+from netaccel.commands.pinned import require_root
+from netaccel.datapath.instance import Instance
 from netaccel.errors import QuestionError
 from netaccel.explain.batch import answers, icmp_port
 from netaccel.explain.ends import parse_end, parse_protocol
-from netaccel.explain.manifests import Offline, read_world
+from netaccel.explain.manifests import read_world
 from netaccel.explain.model import Judge, Model
-from netaccel.explain.view import AnswerView, CourseView, HalfView, VerdictView, answer_view
+from netaccel.explain.view import (
+    AnswerView,
+    CourseView,
+    HalfView,
+    Origin,
+    VerdictView,
+    answer_view,
+    nowhere,
+)
 from netaccel.explain.walk import Half, How, Walker
+from netaccel.model.snapshot import World
 from netaccel.oracle import Step
 
 DENIED = 3
@@ -29,10 +43,10 @@ UNKNOWN = 4
 
 @click.command(
     epilog=examples(
-        "netaccel explain pod:shop/web-0 service:shop/db:5432 --manifests DIR",
+        "netaccel explain pod:shop/web-0 service:shop/db:5432",
         "netaccel explain world pod:shop/web-0:443 --manifests DIR --steps",
         "netaccel explain pod:shop/web-0 'ip:[2001:db8::1]:53/UDP' --manifests DIR -o json",
-        "netaccel explain pod:shop/web-0 node:node-1 --protocol ICMP --manifests DIR",
+        "netaccel explain pod:shop/web-0 node:node-1 --protocol ICMP",
         "netaccel explain --batch --manifests DIR < questions.jsonl > answers.jsonl",
     )
     + "\n\nExit status: 0 allowed, 1 failed, or model and kernel disagree, 2 usage, 3 denied, 4 not known"
@@ -45,17 +59,18 @@ UNKNOWN = 4
 @click.option(
     "--manifests",
     type=click.Path(path_type=Path),
-    help="Ask about the cluster that these files describe; no agent and no root needed.",
+    help="Ask about the cluster that these files describe, instead of this node and its agent's world.",
 )
 @click.option(
     "--by",
     type=click.Choice(["model", "kernel", "both"]),
-    default="model",
-    show_default=True,
-    help="Who is asked: an evaluation of the policies' words, or the programs, run on a packet (needs root).",
+    help="Who is asked: an evaluation of the policies' words, or the programs, run on a packet (needs root)."
+    " [default: both as root on a node, else model]",
 )
 @click.option("--batch", is_flag=True, help="Questions as JSON lines on standard input, answers likewise.")
 @click.option("--steps", is_flag=True, help="Show every rule that could decide, and what became of it.")
+@http_option
+@bpffs_option
 @output_option
 def explain(
     source: str | None,
@@ -63,50 +78,83 @@ def explain(
     protocol: str | None,
     icmp_type: str | None,
     manifests: Path | None,
-    by: str,
+    by: str | None,
     batch: bool,
     steps: bool,
+    http: str,
+    bpffs: str,
     output: str,
 ) -> None:
     """Would SRC reach DST, and which rule of which policy says so.
 
     SRC and DST: pod:NS/NAME, service:NS/NAME, node:NAME, ip:ADDR (IPv6 in brackets), world.
+
+    On a node the agent tells what there is, and the kernel's answers are of its pinned maps: those of other
+    nodes' pods it does not know. With --manifests no agent is needed, and no root for --by model.
     """
-    if manifests is None:
-        raise click.UsageError("give --manifests DIR")
     if batch and (source or destination):
         raise click.UsageError("--batch takes its questions from standard input: leave SRC and DST out")
     if not batch and not (source and destination):
         raise click.UsageError("give SRC and DST, as pod:shop/web-0 service:shop/db:5432")
     how = How(None if protocol is None else parse_protocol(protocol), _icmp(icmp_type))
-    offline = read_world(manifests)
-    _warn(offline)
-    model = Model(offline.world)
-    with _judges(by, model) as judges:
+    ground = _Ground.of_files(manifests) if manifests else _Ground.of_agent(http, bpffs)
+    model = Model(ground.world)
+    with ground.judges(by, model) as judges:
         walker = Walker(model, judges)
         if batch:
-            _batch(walker, offline)
+            _batch(walker, ground.origin)
             return
         answer = walker.walk(parse_end(source or ""), parse_end(destination or ""), how)
 
     def tell(half: Half) -> tuple[Step, ...]:
         return model.steps(half.direction, half.question) if steps else ()
 
-    view = answer_view(answer, offline.origin, tell)
+    view = answer_view(answer, ground.origin, tell)
     emit(output, view, lambda: _print(view))
     _leave(view)
 
 
-@contextmanager
-def _judges(by: str, model: Model) -> Iterator[Mapping[str, Judge]]:
-    """Who is asked; the model's word counts where both are."""
-    if by == "model":
-        yield {"model": model}
-        return
-    from netaccel.explain.kernel import Kernel
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What is asked about. ``maps``: the folder of this node's pinned maps; None: files, no node."""
 
-    with Kernel(model.world) as kernel:
-        yield {"kernel": kernel} if by == "kernel" else {"model": model, "kernel": kernel}
+    world: World
+    origin: Origin
+    maps: Path | None = None
+
+    @classmethod
+    def of_files(cls, folder: Path) -> _Ground:
+        """What manifests describe."""
+        offline = read_world(folder)
+        for one in offline.refused:
+            path = f": {one.path}" if one.path else ""
+            click.echo(f"netaccel: {one.origin}: {one.key or 'an object'}{path}: {one.reason}", err=True)
+        return cls(offline.world, offline.origin)
+
+    @classmethod
+    def of_agent(cls, http: str, bpffs: str) -> _Ground:
+        """What this node's agent knows."""
+        world = world_of(agent_at(http))
+        if not world.synced:
+            click.echo("netaccel: the agent does not know the whole cluster yet", err=True)
+        return cls(world, nowhere, Instance(Path(bpffs)).maps)
+
+    @contextmanager
+    def judges(self, by: str | None, model: Model) -> Iterator[Mapping[str, Judge]]:
+        """Who is asked; the model's word counts where both are."""
+        by = by or ("both" if self.maps and os.geteuid() == 0 else "model")
+        if by == "model":
+            yield {"model": model}
+            return
+        require_root()
+        with self._kernel() as kernel:
+            yield {"kernel": kernel} if by == "kernel" else {"model": model, "kernel": kernel}
+
+    def _kernel(self) -> AbstractContextManager[Judge]:
+        from netaccel.explain.kernel import Kernel
+        from netaccel.explain.live import PinnedKernel
+
+        return PinnedKernel(self.maps, self.world.node_name) if self.maps else Kernel(self.world)
 
 
 def _icmp(written: str | None) -> int | None:
@@ -118,12 +166,6 @@ def _icmp(written: str | None) -> int | None:
     return icmp_port(int(kind), int(code or 0))
 
 
-def _warn(offline: Offline) -> None:
-    for one in offline.refused:
-        path = f": {one.path}" if one.path else ""
-        click.echo(f"netaccel: {one.origin}: {one.key or 'an object'}{path}: {one.reason}", err=True)
-
-
 def _leave(view: AnswerView) -> None:
     if not view["agree"]:
         raise click.exceptions.Exit(1)
@@ -133,9 +175,9 @@ def _leave(view: AnswerView) -> None:
         raise click.exceptions.Exit(DENIED)
 
 
-def _batch(walker: Walker, offline: Offline) -> None:
+def _batch(walker: Walker, origin: Origin) -> None:
     failed = unknown = False
-    for found in answers(walker, sys.stdin.buffer, offline.origin):
+    for found in answers(walker, sys.stdin.buffer, origin):
         failed |= "error" in found
         unknown |= found.get("allowed", True) is None
         sys.stdout.write(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n")

@@ -14,16 +14,14 @@ from typing import Any
 
 import click
 
-from netaccel.commands.asking import agent_at, answer
+from netaccel.commands.asking import agent_at, answer, world_of
 from netaccel.commands.output import emit, examples, http_option, output_option, print_table
 from netaccel.config import HostPort
 from netaccel.errors import ConfigError, DatapathError
 from netaccel.explain import manifests as offline
 from netaccel.explain.preview import Change, Changes, Preview, blind, stamp
 from netaccel.explain.preview import preview as judge_edges
-from netaccel.model.plain import read_world
 from netaccel.model.policy import ICMP, ICMPV6, Direction, Policy, RuleRef
-from netaccel.model.snapshot import World
 from netaccel.observe.edges.edge import Edge, EdgeKey, Window, edge_object, read_edge, rule_object
 from netaccel.observe.edges.reader import Reader
 from netaccel.observe.flows.decode import PROTOCOLS
@@ -96,7 +94,7 @@ def preview(
         changes = changes.enforced()
     begin = parse_since(since, time.time()) / 1e9
     listen = agent_at(http)
-    world = offline.read_world(manifests).world if manifests else _world_of(listen)
+    world = offline.read_world(manifests).world if manifests else world_of(listen)
     with recorded(edges, listen, begin) as record:
         found = judge_edges(world, changes, _shown_progress(record.edges))
     unseen = [*blind(record.window, begin), *found.unseen]
@@ -157,14 +155,6 @@ def read_policies(file: Path) -> list[Policy]:
     if not policies:
         raise ConfigError(f"{name}: holds no policy: give NetworkPolicy, TrafficPolicy and the like")
     return policies
-
-
-def _world_of(listen: HostPort) -> World:
-    with answer(listen, "/api/v1/world", ()) as found:
-        try:
-            return read_world(json.loads(found.read()))
-        except ValueError as error:
-            raise DatapathError(f"http://{listen}/api/v1/world: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from netaccel.oracle.judge import ALLOWED, exemption
 from netaccel.records import DryRun, PolicyRevision, PolicyRule
 
 OBJECT = "tc_pod"
-_PROGRAMS = {Direction.EGRESS: "tc_pod_ingress", Direction.INGRESS: "tc_pod_egress"}
+PROGRAMS = {Direction.EGRESS: "tc_pod_ingress", Direction.INGRESS: "tc_pod_egress"}
 """What a pod sends comes in at its device's other end."""
 _POLICY_MAPS = ("policy_rules", "policy_rows", "policy_peers", "identities", "policy_endpoints")
 _ROOM = 16
@@ -114,7 +114,7 @@ class DryInstance:
         finally:
             written.close()
         self._dry = DryMap(one)
-        self._programs = {way: one.program(name) for way, name in _PROGRAMS.items()}
+        self._programs = {way: one.program(name) for way, name in PROGRAMS.items()}
         self._names = RuleNames(tables["policy_rules"], self._constants)  # type: ignore[arg-type]
 
     def ask(self, direction: Direction, question: Question, pod: PodKey) -> Judgement | None:
