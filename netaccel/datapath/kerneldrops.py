@@ -11,8 +11,6 @@ from netaccel.datapath import libbpf
 from netaccel.datapath.sockiter import open_shared
 from netaccel.errors import DatapathError
 
-_OTHERS = {"event_scratch": None, "tc_scratch": "event_scratch"}
-
 
 class KernelDrops:
     """The program on its tracepoint. Its link is not pinned: it ends with this process."""
@@ -22,9 +20,10 @@ class KernelDrops:
 
         DatapathError where the kernel lacks what it takes: the reasons of 5.17, or BTF.
         """
-        self._object = open_shared("trace_drops", pins, settings, _OTHERS)
+        self._object = open_shared("trace_drops", pins, settings)
         try:
-            self._link = libbpf.tracepoint_link(self._object.program("kernel_drop").fd)
+            (program,) = self._object.program_names()
+            self._link = libbpf.tracepoint_link(self._object.program(program).fd)
         except OSError as error:
             self._object.close()
             raise DatapathError(

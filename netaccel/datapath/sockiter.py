@@ -66,26 +66,15 @@ class DestroyStale:
         self._stack.close()
 
 
-def open_shared(
-    name: str,
-    pins: Path,
-    settings: Mapping[str, int] | None = None,
-    others: Mapping[str, str | None] | None = None,
-) -> BpfObject:
-    """Load one of the package's objects on the node's pinned maps. DatapathError.
-
-    ``settings``: its constants. ``others``: maps that are not the pin of their name: which one they are, or
-    None for one of the object's own.
-    """
+def open_shared(name: str, pins: Path, settings: Mapping[str, int] | None = None) -> BpfObject:
+    """Load one of the package's objects on the node's pinned maps. ``settings``: constants. DatapathError."""
     obj = BpfObject.named(name)
     try:
         if settings is not None:
             obj.set_constant("settings", settings)
         for map_name in obj.map_definitions():
-            pin = others.get(map_name, map_name) if others else map_name
-            if pin:
-                with KernelMap.open_pinned(pins / pin) as shared:
-                    obj.reuse(map_name, shared.fd)
+            with KernelMap.open_pinned(pins / map_name) as shared:
+                obj.reuse(map_name, shared.fd)
         obj.load()
     except OSError as error:
         obj.close()
