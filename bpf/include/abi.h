@@ -641,9 +641,11 @@ struct settings {
 	__u32 new_flows_per_tick; /* per CPU; 0: no limit */
 	__u16 snat_first;         /* first port for SNAT, host byte order */
 	__u16 snat_count;
-	__u32 has_retval; /* bpf_set_retval is there: refusals have their own errno */
-	__u32 policy;     /* 0: pod devices judge nothing */
-	__u32 dry_run;    /* 1: answers go to the map dry_run, and no other map is written */
+	__u32 has_retval;    /* bpf_set_retval is there: refusals have their own errno */
+	__u32 policy;        /* 0: pod devices judge nothing */
+	__u32 dry_run;       /* 1: answers go to the map dry_run, and no other map is written */
+	__u32 has_skb_netns; /* bpf_get_netns_cookie takes a packet of cgroup_skb */
+	__u32 pad;
 };
 
 #endif

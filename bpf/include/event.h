@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Telling of verdicts and drops: COUNTER_EVENT_SEEN = EXPORTED + AGGREGATED + LOST. Reads and writes
- * event_scratch, drop_pairs, limiter; writes flow_events.
+ * drop_pairs, limiter; writes flow_events.
  *
  * A verdict has its event; of drops each pair has one a second, and the others are counted in drop_pairs. A
  * flood of pairs that are new is told up to a limit: making an entry for each would serve the flood.
@@ -13,45 +13,17 @@
 #include "count.h"
 #include "event_maps.h"
 #include "maps.h"
-#include "packet.h"
 #include "settings.h"
 
 #define EVENT_NEW_PAIRS 64 /* a jiffy and CPU: 16,000 a second at 250 Hz */
 
-/* Where an event is composed. Holds nothing between packets. */
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct flow_event);
-} event_scratch SEC(".maps");
-
-static __always_inline struct flow_event *event_composed(void)
+/* Not count(): the kernel's drops happen where a softirq may interrupt, and the account is exact. */
+static __always_inline void event_count(__u32 which)
 {
-	__u32 zero = 0;
+	__u64 *n = bpf_map_lookup_elem(&counters, &which);
 
-	return bpf_map_lookup_elem(&event_scratch, &zero);
-}
-
-/* Composes a packet's event; reason, verdict and type are the caller's to set. NULL: never. */
-static __always_inline struct flow_event *event_compose(const struct packet *p, __u32 ifindex)
-{
-	struct flow_event *e = event_composed();
-
-	if (!e)
-		return NULL;
-	__builtin_memset(e, 0, sizeof(*e));
-	__builtin_memcpy(e->src, &p->tuple.src, ADDR_LEN);
-	__builtin_memcpy(e->dst, &p->tuple.dst, ADDR_LEN);
-	e->sport = p->tuple.sport;
-	e->dport = p->tuple.dport;
-	e->proto = p->tuple.proto;
-	e->tcp_flags = p->tcp_flags;
-	e->direction = p->flags & PACKET_FROM_POD ? POLICY_EGRESS : POLICY_INGRESS;
-	e->ifindex = ifindex;
-	e->length = p->tot_len;
-	e->path = PATH_TC;
-	return e;
+	if (n)
+		__sync_fetch_and_add(n, 1);
 }
 
 /* The event that was composed. */
@@ -60,18 +32,18 @@ static __always_inline void event_send(const struct flow_event *e)
 	struct flow_event *sample = bpf_ringbuf_reserve(&flow_events, sizeof(*sample), 0);
 
 	if (!sample) {
-		count(COUNTER_EVENT_LOST);
+		event_count(COUNTER_EVENT_LOST);
 		return;
 	}
 	__builtin_memcpy(sample, e, sizeof(*sample));
 	sample->time = bpf_ktime_get_ns();
 	bpf_ringbuf_submit(sample, 0);
-	count(COUNTER_EVENT_EXPORTED);
+	event_count(COUNTER_EVENT_EXPORTED);
 }
 
 static __always_inline void event_verdict(const struct flow_event *e)
 {
-	count(COUNTER_EVENT_SEEN);
+	event_count(COUNTER_EVENT_SEEN);
 	event_send(e);
 }
 
@@ -121,40 +93,16 @@ static __always_inline enum counter event_pair(const struct flow_event *e)
 	return COUNTER_EVENT_EXPORTED;
 }
 
-/* The drop in event_scratch. Global, without arguments: the verifier looks at it once (see snat.h). */
-__noinline int event_drop(void)
+static __always_inline void event_tell_drop(const struct flow_event *e)
 {
-	struct flow_event *e = event_composed();
 	enum counter what;
 
-	if (!e)
-		return 0;
-	count(COUNTER_EVENT_SEEN);
+	event_count(COUNTER_EVENT_SEEN);
 	what = event_pair(e);
 	if (what == COUNTER_EVENT_EXPORTED)
 		event_send(e);
 	else
-		count(what);
-	return 0;
-}
-
-/* What the load balancer drops: counted and told. Called by entry programs only, once for a packet.
- * `how`: enum flow_path. */
-static __noinline int event_drop_packet(const struct packet *p, __u32 ifindex, __u32 reason, __u32 how)
-{
-	struct flow_event *e;
-
-	if (!p)
-		return 0;
-	count_drop(reason, p->tot_len);
-	e = event_compose(p, ifindex);
-	if (!e)
-		return 0;
-	e->reason = reason;
-	e->verdict = VERDICT_DROPPED;
-	e->type = EVENT_DROP;
-	e->path = how;
-	return event_drop();
+		event_count(what);
 }
 
 #endif

@@ -6,7 +6,7 @@
 #ifndef NETACCEL_POLICY_H
 #define NETACCEL_POLICY_H
 
-#include "event.h"
+#include "drop.h"
 #include "flow.h"
 #include "policy_maps.h"
 

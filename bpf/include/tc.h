@@ -10,7 +10,7 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 #include "count.h"
-#include "event.h"
+#include "drop.h"
 #include "fragment.h"
 #include "icmp.h"
 #include "lb.h"

@@ -7,7 +7,7 @@
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
 #include "count.h"
-#include "event.h"
+#include "drop.h"
 #include "hop.h"
 #include "lb.h"
 #include "parse.h"

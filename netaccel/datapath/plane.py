@@ -36,6 +36,8 @@ _SOCKETS = "sock_cgroup"
 _OBJECTS = (_SOCKETS, _XDP, "tc_uplink", "tc_pod")
 SET_RETVAL = (5, 18)
 """First kernel with bpf_set_retval; before it a refusal is EPERM."""
+SKB_NETNS = (6, 15)
+"""First kernel that tells programs of cgroup_skb a packet's namespace."""
 
 
 def kernel_version() -> tuple[int, int]:
@@ -62,6 +64,7 @@ def constants(settings: Settings, hz: int, cookie: int) -> dict[str, int]:
         "snat_count": snat.last - snat.first + 1,
         "has_retval": int(kernel_version() >= SET_RETVAL),
         "policy": int(settings.policy == "on"),
+        "has_skb_netns": int(kernel_version() >= SKB_NETNS),
     }
 
 

@@ -31,7 +31,8 @@
 
 ``policy`` of a case is in force from its start. Packets are scapy's, with checksums that scapy computed;
 ``ip(src, dst, hops=64, ...)`` is IPv4 or IPv6, ``first(p)`` and ``later(p)`` are the fragments of a UDP
-packet, ``broken(p)`` has a checksum that is off by one, ``Raw(even(p))`` makes the sum of UDP packet p
+packet, ``broken(p)`` has a checksum that is off by one, ``ping(id)``, ``pong(id)`` an ICMP echo and
+``about(p)`` an ICMP error, ``**proto(n)`` sets a protocol, ``Raw(even(p))`` makes the sum of UDP packet p
 zero. ``swapped: true``: the Ethernet addresses have changed places. Without ``out`` a packet that goes on
 must be untouched. ``port``, and any other name that has no meaning yet, takes the source port of what came
 out, which must be of the SNAT range. ``answer: reset``, or one of ANSWERS, stands for ``out`` where the
@@ -118,7 +119,8 @@ class Run:
         self.v6 = v6
         self.names: dict[str, Any] = {name: pair[v6] for name, pair in ADDRESSES.items()}
         self.names |= SCAPY | {"ip": self.ip, "first": self.first, "later": self.later, "broken": self.broken}
-        self.names["even"] = self.even
+        self.names["proto"] = lambda number: {"nh" if v6 else "proto": number}
+        self.names |= {"even": self.even, "ping": self.ping, "pong": self.pong, "about": self.about}
         self.balance = machine.describe(case.get("maps", {}), v6)
         addresses = {name: pair[v6] for name, pair in ADDRESSES.items()}
         self.policy = PolicyTables(machine, machine.ifindex, addresses)
@@ -143,6 +145,17 @@ class Run:
             return inet6.IPv6(src=packet.src, dst=packet.dst, nh=44) / more / data
         flags = "" if offset else "MF"
         return inet.IP(src=packet.src, dst=packet.dst, proto=17, id=7, frag=offset, flags=flags) / data
+
+    def ping(self, number: int) -> Packet:
+        return inet6.ICMPv6EchoRequest(id=number) if self.v6 else inet.ICMP(type=8, id=number)
+
+    def pong(self, number: int) -> Packet:
+        return inet6.ICMPv6EchoReply(id=number) if self.v6 else inet.ICMP(type=0, id=number)
+
+    def about(self, packet: Packet) -> Packet:
+        """An ICMP error, port unreachable."""
+        error = inet6.ICMPv6DestUnreach(code=4) if self.v6 else inet.ICMP(type=3, code=3)
+        return error / type(packet)(bytes(packet))
 
     def broken(self, packet: Packet) -> Packet:
         whole = type(packet)(bytes(packet))

@@ -47,7 +47,6 @@ from netaccel.datapath.libbpf.links import (
     obj_pin,
     prog_query,
     test_run,
-    tracepoint_link,
     xdp_query,
 )
 from netaccel.datapath.libbpf.objects import (
@@ -133,7 +132,6 @@ __all__ = [
     "tc_hook_destroy",
     "tc_query",
     "test_run",
-    "tracepoint_link",
     "unmount",
     "unshare",
     "version",
