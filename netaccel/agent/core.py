@@ -71,6 +71,7 @@ class Agent:
         self._flow_watch = FlowWatch.begin(settings, plane, instance)
         if self._flow_watch:
             self.standing.flows = self._flow_watch.flows
+            self.standing.notes.append(self._flow_watch.notes)
         self.answers = Answers(self.standing)
         self._settings, self._plane, self._reconciler = settings, plane, reconciler
         self._instance = instance

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from netaccel.config import Settings
 from netaccel.datapath.bpfmap import KernelMap
+from netaccel.datapath.cookie import namespace_cookie
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.kernelbtf import drop_reasons
-from netaccel.datapath.plane import Plane
+from netaccel.datapath.kerneldrops import KernelDrops
+from netaccel.datapath.plane import Plane, constants
 from netaccel.datapath.ringbuf import RingBuffer, room
 from netaccel.errors import DatapathError
 from netaccel.observe.flows.directory import Directory
@@ -31,10 +33,14 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 class FlowWatch:
     """Reads this node's events as long as the agent lives. Owns the ring: :meth:`close` it."""
 
-    def __init__(self, settings: Settings, plane: Plane, ring: KernelMap) -> None:
-        """``ring`` is taken over. DatapathError where it can't be read."""
-        self._map = ring
-        self._ring = RingBuffer(ring)
+    def __init__(self, settings: Settings, plane: Plane, pins: Path) -> None:
+        """``pins``: folder of the node's maps. DatapathError where the ring can't be read."""
+        self._plane = plane
+        self._pins = pins
+        self._kernel: KernelDrops | None = None
+        self._problem = ""
+        self._map = KernelMap.open_pinned(pins / _RING)
+        self._ring = RingBuffer(self._map)
         abi = next(obj.abi for obj in plane.loaded.objects.values() if obj.abi.btf.has_struct("flow_event"))
         codec = abi.codec("flow_event")
         ground = Ground(
@@ -55,10 +61,8 @@ class FlowWatch:
     def begin(cls, settings: Settings, plane: Plane, instance: Instance) -> FlowWatch | None:
         """None where no program tells flows. DatapathError."""
         objects = plane.loaded.objects.values()
-        pin = instance.maps / _RING
-        if not pin.exists() or not any(obj.abi.btf.has_struct("flow_event") for obj in objects):
-            return None
-        return cls(settings, plane, KernelMap.open_pinned(pin))
+        told = any(obj.abi.btf.has_struct("flow_event") for obj in objects)
+        return cls(settings, plane, instance.maps) if told else None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -66,9 +70,27 @@ class FlowWatch:
             group.create_task(_always(_AGAIN, lambda: self.flows.read(self._ring)), name="flow events")
             group.create_task(_always(_SUMMARIES, self.flows.summarise), name="flow summaries")
             group.create_task(_always(_DROPS, self.flows.count_drops), name="drops")
+            await self._watch_kernel()
+
+    async def _watch_kernel(self) -> None:
+        """Have the kernel's own drops told, where it can; once the node is served, since it takes a while."""
+        settings = self._plane.settings
+        try:
+            cookie = await asyncio.to_thread(namespace_cookie, self._plane.hooks.cgroup)
+            values = constants(settings, self._plane.hz, cookie)
+            self._kernel = await asyncio.to_thread(KernelDrops, self._pins, values)
+        except DatapathError as error:
+            self._problem = f"drops that the kernel makes are not told: {error}"
+            log.info("%s", self._problem)
+
+    def notes(self) -> list[str]:
+        """What a person should know."""
+        return [self._problem] if self._problem else []
 
     def close(self) -> None:
         """Close the ring; what comes now waits in it for the next agent."""
+        if self._kernel:
+            self._kernel.close()
         self._ring.close()
         self._map.close()
 

@@ -20,6 +20,7 @@ from netaccel.datapath.instance import Instance
 from netaccel.errors import QuestionError
 from netaccel.explain.batch import answers, icmp_port
 from netaccel.explain.ends import parse_end, parse_protocol
+from netaccel.explain.imagine import imagine
 from netaccel.explain.manifests import read_world
 from netaccel.explain.model import Judge, Model
 from netaccel.explain.view import (
@@ -129,6 +130,8 @@ class _Ground:
         for one in offline.refused:
             path = f": {one.path}" if one.path else ""
             click.echo(f"netaccel: {one.origin}: {one.key or 'an object'}{path}: {one.reason}", err=True)
+        for line in imagine(offline.world):
+            click.echo(f"netaccel: {line}", err=True)
         return cls(offline.world, offline.origin)
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -65,10 +66,12 @@ class DestroyStale:
         self._stack.close()
 
 
-def open_shared(name: str, pins: Path) -> BpfObject:
-    """Load one of the package's objects on the node's pinned maps. DatapathError."""
+def open_shared(name: str, pins: Path, settings: Mapping[str, int] | None = None) -> BpfObject:
+    """Load one of the package's objects on the node's pinned maps. ``settings``: constants. DatapathError."""
     obj = BpfObject.named(name)
     try:
+        if settings is not None:
+            obj.set_constant("settings", settings)
         for map_name in obj.map_definitions():
             with KernelMap.open_pinned(pins / map_name) as shared:
                 obj.reuse(map_name, shared.fd)

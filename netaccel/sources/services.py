@@ -23,6 +23,10 @@ MAX_AFFINITY_TIMEOUT = 86400
 _TYPES = ("ClusterIP", "NodePort", "LoadBalancer", "ExternalName")
 
 
+NO_ADDRESS = "it has no address: give spec.clusterIP, which nothing here allocates"
+"""Why a Service of files may not be served."""
+
+
 def convert(obj: raw.Service, meta: raw.Metadata, key: ServiceKey) -> Service:
     """Validate and convert. Raises ObjectError with the first thing that is wrong."""
     spec = obj.spec or raw.ServiceSpec()
@@ -67,8 +71,7 @@ def convert(obj: raw.Service, meta: raw.Metadata, key: ServiceKey) -> Service:
         proxy_name=_label(meta, PROXY_NAME_LABEL),
     )
     if not service.unserved_reason and not _has_frontend(service):
-        reason = "it has no address: give spec.clusterIP, which nothing here allocates"
-        return replace(service, unserved_reason=reason)
+        return replace(service, unserved_reason=NO_ADDRESS)
     return service
 
 

@@ -47,6 +47,7 @@ from netaccel.datapath.libbpf.links import (
     obj_pin,
     prog_query,
     test_run,
+    tracepoint_link,
     xdp_query,
 )
 from netaccel.datapath.libbpf.objects import (
@@ -132,6 +133,7 @@ __all__ = [
     "tc_hook_destroy",
     "tc_query",
     "test_run",
+    "tracepoint_link",
     "unmount",
     "unshare",
     "version",

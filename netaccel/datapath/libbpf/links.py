@@ -131,6 +131,11 @@ def iter_create(link_fd: int) -> int:
     return check(lib().bpf_iter_create(link_fd))
 
 
+def tracepoint_link(prog_fd: int) -> int:
+    """Attach a tp_btf program to the tracepoint that it was loaded for. Returns the link's descriptor."""
+    return check(lib().bpf_raw_tracepoint_open(None, prog_fd))
+
+
 def prog_query(target: int, attach_type: int, limit: int = 64) -> list[int]:
     """Ids of the programs on a hook (an ifindex for tcx, a cgroup's descriptor)."""
     found, count, flags = (U32 * limit)(), U32(limit), U32()
