@@ -9,6 +9,7 @@
     devices  follows the node's devices: which is which pod's
     standing what the agent knows of itself: written by tasks, read by the next two
     report   what the API asks
+    policies what is told of policies
     publish  what is written to the API server
     takeover from a kube-proxy and back
     facts    what is made of what is known: for the compiler, for people (pure)

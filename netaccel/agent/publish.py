@@ -13,6 +13,7 @@ from uuid import uuid4
 
 from netaccel import __version__
 from netaccel.agent.facts import mode
+from netaccel.agent.policies import PolicyBoard
 from netaccel.agent.report import Answers
 from netaccel.agent.standing import Standing
 from netaccel.apiserver.api import Api
@@ -39,7 +40,9 @@ class Publisher:
         self._election = Election(api, namespace=_namespace(), identity=f"{node}_{uuid4().hex[:8]}")
         self._state = NodeStateWriter(api, node, self._snapshot)
         self._events = EventWriter(api, node, self._notices)
-        self._cluster = ClusterWriter(api, node, self._election, self._notices)
+        self._board = PolicyBoard(standing, answers) if standing.settings.policy == "on" else None
+        standings = self._board.standings if self._board else None
+        self._cluster = ClusterWriter(api, node, self._election, self._notices, standings)
 
     async def run(self) -> None:
         """Write for ever. Raises nothing for what the API does or says."""
@@ -63,6 +66,7 @@ class Publisher:
     async def _snapshot(self) -> NodeSnapshot:
         agent = self._agent
         counts = await asyncio.to_thread(self._counts.read)
+        policies = await self._board.held() if self._board else ()
         reconciler = agent.reconciler
         return NodeSnapshot(
             version=__version__,
@@ -75,6 +79,7 @@ class Publisher:
             drift=reconciler.stats.drift.total(),
             last_sync=agent.source.status().heard if agent.source else None,
             warnings=warnings(reconciler.world, reconciler.troubled(), self._answers.warnings()),
+            policies=policies,
         )
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from netaccel import __version__
 from netaccel.agent.facts import ignored, mode, pods, refused
 from netaccel.agent.standing import Standing
-from netaccel.api.policies import Decided, Facts, decided
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
+from netaccel.explain.policies import Decided, Facts, decided
 from netaccel.observe.figures import FigureCache, in_force, read_figures, total
 from netaccel.observe.flows.metrics import FlowMetrics
 from netaccel.observe.metrics import AgentFacts, Metrics

@@ -4,7 +4,7 @@
 ``/api/v1/edges``: JSON lines, first ``{"window": …}``, then recorded edges in no order; ``since``: seconds
 since the epoch, of those last met then or later. ``/api/v1/world``: every object that this agent knows
 (netaccel/model/plain.py). ``/api/v1/policies``: each policy, its rules, what they decided
-(netaccel/api/policies.py).
+(netaccel/explain/policies.py).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from typing import Any
 
 from aiohttp import web
 
-from netaccel.api.policies import Decided, Facts, policy_views
 from netaccel.errors import ConfigError, DatapathError
+from netaccel.explain.policies import Decided, Facts, policy_views
 from netaccel.model.plain import Told, of_told, world_object
 from netaccel.model.policy import RuleRef
 from netaccel.observe.edges.edge import Edge, Verdict, edge_object

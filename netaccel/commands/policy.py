@@ -10,12 +10,12 @@ from typing import cast
 
 import click
 
-from netaccel.api.policies import Facts, PolicyView, policy_views
 from netaccel.commands.asking import agent_at, answer
 from netaccel.commands.output import emit, examples, http_option, output_option, print_table
 from netaccel.commands.preview import preview
 from netaccel.errors import ConfigError, DatapathError
 from netaccel.explain.manifests import read_world
+from netaccel.explain.policies import Facts, PolicyView, policy_views
 from netaccel.explain.preview import stamp
 from netaccel.model.policy import Kind
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from itertools import chain
 from typing import NamedTuple
 
@@ -57,17 +56,14 @@ class Finding(NamedTuple):
 class Selection:
     """Who is selected, in one state of the world: an index, since every policy asks."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, node: str | None = None) -> None:
+        """``node``: its pods alone."""
         self.world = world
-        self._labels = {name: namespace_labels(world, name) for name in self._by_namespace}
-
-    @cached_property
-    def _by_namespace(self) -> dict[str, list[Pod]]:
-        found: dict[str, list[Pod]] = defaultdict(list)
-        for pod in self.world.pods():
+        self._by_namespace: dict[str, list[tuple[Pod, dict[str, str]]]] = defaultdict(list)
+        for pod in world.pods(node):
             if not pod.host_network:
-                found[pod.key.namespace].append(pod)
-        return found
+                self._by_namespace[pod.key.namespace].append((pod, dict(pod.labels)))
+        self._labels = {name: namespace_labels(world, name) for name in self._by_namespace}
 
     def of(self, policy: Policy, peer: PodPeer | Subject) -> Iterator[Pod]:
         """Pods that a policy's subject or peer selects; never those on the host's network."""
@@ -77,8 +73,8 @@ class Selection:
             wanted = peer.namespaces
             spaces = (name for name, labels in self._labels.items() if selects(wanted, labels))
         for name in spaces:
-            for pod in self._by_namespace.get(name, ()):
-                if selects(peer.pods, dict(pod.labels)):
+            for pod, labels in self._by_namespace.get(name, ()):
+                if selects(peer.pods, labels):
                     yield pod
 
     def subjects(self, policy: Policy) -> tuple[Pod, ...]:
@@ -87,7 +83,7 @@ class Selection:
 
     def pods(self) -> Iterator[Pod]:
         """All that policies can be about."""
-        return chain.from_iterable(self._by_namespace.values())
+        return (pod for pods in self._by_namespace.values() for pod, _ in pods)
 
 
 def findings(selection: Selection, policy: Policy, subjects: Sequence[Pod] | None = None) -> list[Finding]:

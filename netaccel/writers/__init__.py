@@ -7,6 +7,7 @@
     events      Events on objects: how they are written            journal  which, and when again (pure)
                                                                    bucket   limits (pure)
     cluster     the elected agent's duties                         silence  which agents are silent (pure)
+    policies    the status of policies: when to write it           policystatus  what it says (pure)
     notices     from the reconciler's conditions to Events and warnings (pure)
     refusals    what the API's no means, and what to say of it     times    as the API writes them (pure)
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one agent does for all, while it is elected: notice silent agents, and write the cluster's Events."""
+"""What one agent does for all, while it is elected: notice silent agents, write the cluster's Events and the
+status of policies.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -17,9 +19,11 @@ from netaccel.apiserver.api import APPLY, Api
 from netaccel.apiserver.backoff import Backoff
 from netaccel.apiserver.election import Election
 from netaccel.errors import ApiError
+from netaccel.explain.policies import Standing
 from netaccel.writers.events import EventWriter
 from netaccel.writers.nodestate import FIELD_MANAGER
 from netaccel.writers.notices import Notice, Scope
+from netaccel.writers.policies import PolicyStatusWriter
 from netaccel.writers.refusals import Complaint, is_passing, remedy
 from netaccel.writers.silence import Heartbeat, Listener, unknown
 from netaccel.writers.state import PATH, READY
@@ -134,26 +138,37 @@ class ClusterWriter:
     """Runs in a task of its own: :meth:`run`. It raises nothing for what the API does or says."""
 
     def __init__(
-        self, api: Api, node_name: str, election: Election, notices: Callable[[], Sequence[Notice]]
+        self,
+        api: Api,
+        node_name: str,
+        election: Election,
+        notices: Callable[[], Sequence[Notice]],
+        standings: Callable[[], Awaitable[Sequence[Standing]]] | None = None,
     ) -> None:
-        """``notices``: what is true now; those of the whole cluster are told while this agent is elected."""
+        """``notices``: what is true now; those of the whole cluster are told while this agent is elected.
+
+        ``standings``: of policies, whose status is written then; None: policy is off.
+        """
         self.election = election
         self._api = api
         self._node = node_name
         self._notices = notices
         self._events: EventWriter | None = None
+        self._standings = standings
         self._warden: Warden | None = None
+        self._policies: PolicyStatusWriter | None = None
 
     @property
     def problem(self) -> str:
         """What a person must mend, in one line; "" where all is well."""
-        parts = (self.election, self._events, self._warden)
+        parts = (self.election, self._events, self._warden, self._policies)
         return "; ".join(part.problem for part in parts if part and part.problem)
 
     def stir(self) -> None:
         """The notices may have changed. Cheap."""
-        if self._events:
-            self._events.stir()
+        for part in (self._events, self._policies):
+            if part:
+                part.stir()
 
     async def run(self) -> None:
         """Stand for election, and do the duties while elected, for ever."""
@@ -163,12 +178,16 @@ class ClusterWriter:
         # Both begin anew with each term: what others saw and told meanwhile is not known here.
         self._events = EventWriter(self._api, self._node, self._notices, scope=Scope.CLUSTER)
         self._warden = Warden(self._api, self.election.server_time)
+        if self._standings:
+            self._policies = PolicyStatusWriter(self._api, self._standings)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._events.run())
                 group.create_task(self._warden.run())
+                if self._policies:
+                    group.create_task(self._policies.run())
         finally:
-            self._events = self._warden = None
+            self._events = self._warden = self._policies = None
 
 
 def _heartbeat(state: _NodeState) -> Heartbeat:

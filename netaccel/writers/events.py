@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
-from urllib.parse import quote
 
 import msgspec
 
@@ -23,14 +22,13 @@ from netaccel.apiserver.backoff import Backoff
 from netaccel.errors import ApiError
 from netaccel.model.event import ObjectKey
 from netaccel.writers.journal import COMBINED, Journal, Limits, Telling
-from netaccel.writers.notices import API_VERSIONS, Notice, Scope
+from netaccel.writers.notices import KINDS, POLICIES, Notice, Scope
 from netaccel.writers.refusals import Complaint, is_passing, remedy
 from netaccel.writers.times import rfc3339_micro
 
 log = logging.getLogger(__name__)
 
 CONTROLLER = "netaccel.io/agent"
-_ACTION = "ServiceProgramming"
 _NOTE, _INSTANCE = 1024, 128  # bytes and characters that events.k8s.io/v1 allows
 _GAP = 5.0  # seconds between two looks
 _LOOK = 60.0  # seconds to a look that nobody asked for
@@ -176,12 +174,12 @@ class EventWriter:
             "eventTime": rfc3339_micro(time.time()),
             "reportingController": CONTROLLER,
             "reportingInstance": self._node[:_INSTANCE],
-            "action": _ACTION,
+            "action": "PolicyEnforcement" if notice.key.kind in POLICIES else "ServiceProgramming",
             "reason": notice.reason,
             "type": "Warning",
             "note": note.encode()[:_NOTE].decode(errors="ignore"),
             "regarding": {
-                "apiVersion": API_VERSIONS[notice.key.kind],
+                "apiVersion": KINDS[notice.key.kind].version,
                 "kind": notice.key.kind,
                 "namespace": notice.key.namespace,
                 "name": notice.key.name,
@@ -191,10 +189,7 @@ class EventWriter:
 
     async def _uid(self, key: ObjectKey) -> str:
         """Empty where the object is gone."""
-        version = API_VERSIONS[key.kind]
-        root = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        place = f"{root}/namespaces/{key.namespace}/{key.kind.lower()}s/{quote(key.name, safe='')}"
-        found = await self._get(place)
+        found = await self._get(KINDS[key.kind].path(key))
         return found.metadata.uid if found else ""
 
     async def _get(self, path: str) -> _Object | None:

@@ -10,15 +10,40 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
+from urllib.parse import quote
 
 from netaccel.model.event import ObjectKey
+from netaccel.model.policy import Kind, PolicyKey
 from netaccel.model.service import ServiceKey
 from netaccel.model.snapshot import World
 from netaccel.reconcile import Condition, State
 from netaccel.writers.state import Warned
 
-API_VERSIONS = {"Service": "v1", "EndpointSlice": "discovery.k8s.io/v1"}
+
+class Served(NamedTuple):
+    """How the API serves a kind."""
+
+    version: str
+    plural: str
+
+    def path(self, key: ObjectKey) -> str:
+        """Of one object."""
+        root = f"/apis/{self.version}" if "/" in self.version else f"/api/{self.version}"
+        space = f"/namespaces/{quote(key.namespace, safe='')}" if key.namespace else ""
+        return f"{root}{space}/{self.plural}/{quote(key.name, safe='')}"
+
+
+KINDS = {
+    "Service": Served("v1", "services"),
+    "EndpointSlice": Served("discovery.k8s.io/v1", "endpointslices"),
+    "NetworkPolicy": Served("networking.k8s.io/v1", "networkpolicies"),
+    "ClusterNetworkPolicy": Served("policy.networking.k8s.io/v1alpha2", "clusternetworkpolicies"),
+    "TrafficPolicy": Served("netaccel.io/v1alpha1", "trafficpolicies"),
+    "ClusterTrafficPolicy": Served("netaccel.io/v1alpha1", "clustertrafficpolicies"),
+}
 """Kinds that get Events, by name."""
+POLICIES = frozenset(kind.value for kind in Kind)
 
 
 class Scope(enum.Enum):
@@ -50,16 +75,16 @@ def notices(world: World, conditions: Mapping[ObjectKey, Condition]) -> tuple[No
     found: dict[Notice, None] = {}
     rejected: set[ObjectKey] = set()
     for reject in world.rejections():
-        if reject.key is None or reject.key.kind not in API_VERSIONS:
+        if reject.key is None or reject.key.kind not in KINDS:
             continue
         rejected.add(reject.key)
         why = f"{reject.path}: {reject.reason}" if reject.path else reject.reason
-        message = f"{why}; what was in force before stays"
+        message = f"{why}; {_instead(world, reject.key)}"
         found[Notice(reject.key, State.REJECTED.value, message, Scope.CLUSTER, _uid(world, reject.key))] = (
             None
         )
     for key, condition in conditions.items():
-        if key in rejected or key.kind not in API_VERSIONS:
+        if key in rejected or key.kind not in KINDS:
             continue
         scope = _scope(condition.state)
         if scope:
@@ -88,6 +113,14 @@ def warnings(
     return (*(Warned("", "Node", line) for line in own), *found)
 
 
+def _instead(world: World, key: ObjectKey) -> str:
+    """What is in force in the place of an object that was refused."""
+    policy = (
+        world.policy(PolicyKey(Kind(key.kind), key.namespace, key.name)) if key.kind in POLICIES else None
+    )
+    return "what it selects is denied" if policy and policy.denies else "what was in force before stays"
+
+
 def _scope(state: State) -> Scope | None:
     """Where a condition comes from that the source did not set: None where nothing is to be told."""
     match state:
@@ -100,5 +133,8 @@ def _scope(state: State) -> Scope | None:
 
 
 def _uid(world: World, key: ObjectKey) -> str:
+    if key.kind in POLICIES:
+        policy = world.policy(PolicyKey(Kind(key.kind), key.namespace, key.name))
+        return policy.uid if policy else ""
     service = world.service(ServiceKey(key.namespace, key.name)) if key.kind == "Service" else None
     return service.uid if service else ""

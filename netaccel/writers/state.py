@@ -18,6 +18,8 @@ READY = "Ready"
 
 # Bounds of policies/crds/nodestates.yaml.
 MAX_WARNINGS = 50
+MAX_POLICIES = 64
+_MAX_POLICY_MESSAGE = 256
 _MAX_OBJECT, _MAX_REASON, _MAX_MESSAGE, _MAX_TEXT = 512, 128, 1024, 128
 
 _FIGURE = re.compile(r"\d+")
@@ -44,8 +46,23 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyState:
+    """One policy that selects pods of this node. ``policy``: as "TrafficPolicy shop/web".
+
+    ``state``: InForce, Degraded, Refused, Waiting or Off. ``counts``: packets allowed, dropped and audited
+    since the node's maps were made (docs/decisions/0014-policy-status.md).
+    """
+
+    policy: str
+    generation: int
+    state: str
+    message: str = ""
+    counts: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class NodeSnapshot:
-    """One node as its agent sees it now. No counters of traffic: those are metrics.
+    """One node as its agent sees it now. Counters of traffic are metrics; those of policies ride along.
 
     ``services`` counts service ports, ``frontends`` and ``backends`` entries, all in the kernel's maps.
     ``drift``: entries repaired since the start. ``last_sync``: time.time() at which what is known was last
@@ -62,6 +79,7 @@ class NodeSnapshot:
     drift: int = 0
     last_sync: float | None = None
     warnings: tuple[Warned, ...] = ()
+    policies: tuple[PolicyState, ...] = ()
 
     def matters(self) -> NodeSnapshot:
         """The same without figures and times, those in texts too: what people wait to see when it changes."""
@@ -76,11 +94,13 @@ class NodeSnapshot:
             last_sync=None,
             warnings=warnings,
             not_ready=reasons,
+            policies=(),
         )
 
     def stands(self) -> NodeSnapshot:
         """The same without what goes on by itself."""
-        return replace(self, last_sync=None)
+        policies = tuple(replace(one, counts=(0, 0, 0)) for one in self.policies)
+        return replace(self, last_sync=None, policies=policies)
 
 
 class Condition(msgspec.Struct, frozen=True, rename="camel"):
@@ -135,9 +155,27 @@ def node_state(
         "warningCount": len(snapshot.warnings),
         "warnings": _warnings(snapshot.warnings),
     }
+    if snapshot.policies:
+        status["policies"] = _policies(snapshot.policies)
     if snapshot.last_sync is not None:
         status["lastSync"] = rfc3339(snapshot.last_sync)
     return {"apiVersion": API_VERSION, "kind": "NodeState", "metadata": metadata, "status": status}
+
+
+def _policies(policies: Sequence[PolicyState]) -> dict[str, object]:
+    return {
+        "more": max(0, len(policies) - MAX_POLICIES),
+        "held": [
+            {
+                "policy": one.policy,
+                "generation": one.generation,
+                "state": one.state,
+                **({"message": one.message[:_MAX_POLICY_MESSAGE]} if one.message else {}),
+                **dict(zip(("allowed", "dropped", "audited"), one.counts, strict=True)),
+            }
+            for one in policies[:MAX_POLICIES]
+        ],
+    }
 
 
 def _warnings(warnings: Sequence[Warned]) -> list[dict[str, str]]:

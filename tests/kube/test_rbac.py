@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -30,7 +30,9 @@ from netaccel.apiserver.election import Election, Terms
 from netaccel.cluster import audit
 from netaccel.cluster.arguments import Options
 from netaccel.cluster.controlplane import ControlPlane
+from netaccel.explain.policies import Standing
 from netaccel.model.event import ObjectKey, Synced
+from netaccel.model.policy import Kind, PolicyKey
 from netaccel.sources.kubernetes import KubernetesSource
 from netaccel.writers.cluster import ClusterWriter, Warden
 from netaccel.writers.events import EventWriter
@@ -58,6 +60,15 @@ addressType: IPv4
 endpoints: [{addresses: [10.0.0.1]}]
 ports: [{port: 80}]
 """
+
+
+POLICIES = (
+    ("NetworkPolicy", "default", "web"),
+    ("TrafficPolicy", "default", "web"),
+    ("ClusterNetworkPolicy", "", "all"),
+    ("ClusterTrafficPolicy", "", "all"),
+)
+"""None is there: what is asked of them is asked for nothing."""
 
 
 class Right(NamedTuple):
@@ -148,15 +159,20 @@ async def _snapshot() -> NodeSnapshot:
     return SNAPSHOT
 
 
+async def _standings() -> Sequence[Standing]:
+    return [Standing(PolicyKey(Kind(kind), *name), 1) for kind, *name in POLICIES]
+
+
 async def _live(api: Connection) -> None:
     """What agents do in their lives: start, refuse, repeat, elect, notice silent ones, start anew."""
     service, piece = ObjectKey("Service", "default", "web"), ObjectKey("EndpointSlice", "default", "web-1")
     notices = [
         Notice(service, "Rejected", "no room", Scope.NODE),
         Notice(piece, "Rejected", "nonsense", Scope.CLUSTER),
+        *(Notice(ObjectKey(*key), "Rejected", "nonsense", Scope.NODE) for key in POLICIES),
     ]
     election = Election(api, namespace="netaccel", identity="node-1/1", terms=TERMS)
-    cluster = ClusterWriter(api, "node-1", election, lambda: notices)
+    cluster = ClusterWriter(api, "node-1", election, lambda: notices, _standings)
     source = KubernetesSource(api, node_name="node-1", proxy_name="")
     async with _synced(source), running(cluster.run()):
         for _ in range(2):

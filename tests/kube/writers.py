@@ -73,6 +73,7 @@ spec:
     - name: v1alpha2
       served: true
       storage: true
+      subresources: {status: {}}
       schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
 """
 """The least by which an API server has the kind; it takes any nonsense."""

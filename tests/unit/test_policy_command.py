@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from netaccel.api.policies import Decided, Facts, decided, policy_views
 from netaccel.api.policy import PolicyRoutes
 from netaccel.api.server import application, serving
 from netaccel.cli import netaccel
 from netaccel.datapath.abi import Abi
 from netaccel.datapath.bpfobject import OBJECTS
 from netaccel.explain.manifests import read_world
+from netaccel.explain.policies import Decided, Facts, decided, policy_views
 from netaccel.model.address import parse_address
 from netaccel.model.event import ObjectKey
 from netaccel.model.plain import told
@@ -252,7 +252,7 @@ def test_what_a_rule_decided_is_called_by_its_action_and_its_policys_mode() -> N
                 "node-1", {ObjectKey("TrafficPolicy", "shop", "web"): Condition(State.REJECTED, ("no room",))}
             ),
             "refused",
-            "no room; what was in force before stays",
+            "no room",
         ),
         (
             Facts(

@@ -37,6 +37,17 @@ class Decided(NamedTuple):
     bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One policy that selects pods of this node, as this node has it. ``state``: as PolicyView's."""
+
+    key: PolicyKey
+    generation: int
+    state: str
+    message: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
 class RuleView(TypedDict):
     """One rule, or what isolation denied. ``place``: as ``ingress[0]``."""
 
@@ -118,6 +129,86 @@ def _decision(action: str, rule: PolicyRule) -> str:
     return "dropped" if action in ("drop", "reject", "isolation") else "allowed"
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is true of one policy in the whole cluster, whichever node looks.
+
+    ``refused``: why it can't be used at all. ``stricter``: parts (path, message) that could not be read, and
+    are read as denials or as nothing. ``warnings``: (path, message) of what never matches. ``nodes``: those
+    with pods that it selects.
+    """
+
+    key: PolicyKey
+    generation: int
+    refused: tuple[str, ...] = ()
+    stricter: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[tuple[str, str], ...] = ()
+    pods: int = 0
+    nodes: frozenset[str] = frozenset()
+
+
+def standings(world: World) -> list[Standing]:
+    """Of every policy, those that could not be read too."""
+    selection, shadows = Selection(world), shadowed(world)
+    refused: dict[PolicyKey, list[str]] = {}
+    for reject in world.rejections():
+        if reject.key and reject.key.kind in _NAMES:
+            key = PolicyKey(Kind(reject.key.kind), reject.key.namespace, reject.key.name)
+            where = f"{reject.path}: " if reject.path else ""
+            refused.setdefault(key, []).append(f"{where}{reject.reason}")
+    hidden: dict[PolicyKey, list[tuple[str, str]]] = {}
+    for rule, by in shadows.items():
+        hidden.setdefault(rule.policy, []).append(
+            (f"spec.{place(rule)}", _hidden(f"{by.policy} {place(by)}"))
+        )
+    found = []
+    for key, policy in world.policies().items():
+        pods = selection.subjects(policy)
+        odd = [tuple(one) for one in findings(selection, policy, pods) if tuple(one) not in policy.warnings]
+        reasons = refused.pop(key, [policy.denies] if policy.denies else [])
+        found.append(
+            Standing(
+                key,
+                policy.generation,
+                tuple(reasons),
+                policy.warnings,
+                tuple((path, message) for path, message in (*odd, *hidden.get(key, ()))),
+                len(pods),
+                frozenset(pod.node_name for pod in pods if pod.node_name),
+            )
+        )
+    return found + [Standing(key, 0, tuple(reasons)) for key, reasons in refused.items()]
+
+
+_NAMES = frozenset(kind.value for kind in Kind)
+
+
+def _hidden(by: str) -> str:
+    return f"{by} always decides before it: it never does"
+
+
+def held(world: World, facts: Facts, pods: Mapping[PolicyKey, int]) -> list[Held]:
+    """The policies of this node's own pods. ``pods``: how many of them each selects (:func:`selected`)."""
+    counts: dict[PolicyKey, Counter[str]] = {}
+    for one in facts.decided or ():
+        counts.setdefault(one.rule.policy, Counter())[one.decision] += one.packets
+    found = []
+    for key, number in sorted(pods.items(), key=lambda item: _order(item[0])):
+        policy = world.policies().get(key)
+        if policy is not None:
+            there = key in counts
+            state, reasons = _state(facts, policy, number, there)
+            found.append(Held(key, policy.generation, state, "; ".join(reasons), dict(counts.get(key, {}))))
+    return found
+
+
+def selected(world: World, node: str) -> dict[PolicyKey, int]:
+    """Policies that select pods of a node, and how many."""
+    selection = Selection(world, node)
+    counted = ((key, len(selection.subjects(policy))) for key, policy in world.policies().items())
+    return {key: count for key, count in counted if count}
+
+
 def policy_views(world: World, facts: Facts) -> list[PolicyView]:
     """Every policy by kind, namespace and name; those that could not be read too."""
     selection = Selection(world)
@@ -156,12 +247,10 @@ def _view(
     for one in case.decided:
         counts[one.decision] += one.packets
     here = sum(pod.node_name == case.facts.node for pod in case.pods)
-    state, reasons = _state(case, here)
+    state, reasons = _state(case.facts, policy, here, bool(case.decided))
     rules = list(_rules(case, shadows))
     hidden = [
-        f"spec.{rule['place']}: {rule['shadowed_by']} always decides before it: it never does"
-        for rule in rules
-        if rule["shadowed_by"]
+        f"spec.{rule['place']}: {_hidden(rule['shadowed_by'])}" for rule in rules if rule["shadowed_by"]
     ]
     return PolicyView(
         kind=policy.key.kind.value,
@@ -187,20 +276,20 @@ def _view(
     )
 
 
-def _state(case: _Case, here: int) -> tuple[str, list[str]]:
-    policy, facts = case.policy, case.facts
+def _state(facts: Facts, policy: Policy, here: int, there: bool) -> tuple[str, list[str]]:
+    """``here``: pods that it selects on this node. ``there``: whether the maps have its rules."""
     trouble = facts.troubled.get(ObjectKey(policy.key.kind.value, policy.key.namespace, policy.key.name))
     if policy.denies:
         return "refused", [f"{policy.denies}; what it selects is denied meanwhile"]
     if trouble and trouble.state is State.REJECTED:
-        return "refused", [f"{reason}; what was in force before stays" for reason in trouble.reasons]
+        return "refused", list(trouble.reasons)
     if trouble and trouble.state is State.DEGRADED:
         return "degraded", list(trouble.reasons)
     if not facts.enforcing:
         return "off", ["this node enforces no policy: see the setting `policy`"]
     if not here:
         return "idle", []
-    if facts.decided is not None and not case.decided and _has_rules(policy):
+    if facts.decided is not None and not there and _has_rules(policy):
         return "waiting", ["the kernel's maps don't have it yet"]
     return ("in force" if facts.decided is not None else "unknown"), []
 
@@ -250,7 +339,6 @@ def _first_and_last(
 
 def _unreadable(world: World, facts: Facts) -> list[PolicyView]:
     """Policies that were refused whole: nothing of them is known but why."""
-    kinds = {kind.value for kind in Kind}
     there = {(key.kind.value, key.namespace, key.name) for key in world.policies()}
     return [
         PolicyView(
@@ -272,5 +360,5 @@ def _unreadable(world: World, facts: Facts) -> list[PolicyView]:
             warnings=[],
         )
         for key, condition in sorted(facts.troubled.items())
-        if key.kind in kinds and tuple(key) not in there and condition.state is State.REJECTED
+        if key.kind in _NAMES and tuple(key) not in there and condition.state is State.REJECTED
     ]
