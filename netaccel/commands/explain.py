@@ -220,8 +220,12 @@ def _print_course(course: CourseView) -> None:
     for half in (egress, ingress):
         if half:
             click.echo(f"  {half['direction']:7} {_half_text(half)}")
-            for name, one in half["by"].items():
-                click.echo(f"          {name}: {_verdict_text(one)}")
+            said = {name: _verdict_text(one) for name, one in half["by"].items()}
+            if len(set(said.values())) == 1:
+                click.echo(f"          so say {' and '.join(said)}")
+            else:
+                for name, text in said.items():
+                    click.echo(f"          {name}: {text}")
             for step in half["steps"]:
                 click.echo(f"          {step}")
 
