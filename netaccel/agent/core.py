@@ -72,6 +72,7 @@ class Agent:
         if self._flow_watch:
             self.standing.flows = self._flow_watch.flows
             self.standing.notes.append(self._flow_watch.notes)
+        self._begin_record(instance)
         self.answers = Answers(self.standing)
         self._settings, self._plane, self._reconciler = settings, plane, reconciler
         self._instance = instance
@@ -86,13 +87,18 @@ class Agent:
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
-        if settings.policy == "on":
-            self.standing.edges = edges = EdgeRecorder.of(settings)
-            self.standing.notes.append(edges.notes)
-            instance.write_note(EDGES, str(edges.path.absolute()))
-            if flows := self.standing.flows:
-                flows.log.listeners.append(EdgeListener(edges, reconciler.world.pod))
-                edges.missed = lambda: flows.account().lost
+
+    def _begin_record(self, instance: Instance) -> None:
+        """Record edges where flows are told: with policy on."""
+        standing = self.standing
+        if standing.settings.policy == "off":
+            return
+        standing.edges = edges = EdgeRecorder.of(standing.settings)
+        standing.notes.append(edges.notes)
+        instance.write_note(EDGES, str(edges.path.absolute()))
+        if flows := standing.flows:
+            flows.log.listeners.append(EdgeListener(edges, standing.reconciler.world.pod))
+            edges.missed = lambda: flows.account().lost
 
     async def serve(self, opening: Opening, listeners: dict[str, socket.socket]) -> None:
         """Run everything until SIGTERM or SIGINT."""

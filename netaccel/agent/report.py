@@ -15,6 +15,7 @@ from netaccel.agent.facts import ignored, mode, pods, refused
 from netaccel.agent.standing import Standing
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
 from netaccel.explain.policies import Decided, Facts, decided
+from netaccel.observe.edges.metrics import families
 from netaccel.observe.figures import FigureCache, in_force, read_figures, total
 from netaccel.observe.flows.metrics import FlowMetrics
 from netaccel.observe.metrics import AgentFacts, Metrics
@@ -32,6 +33,8 @@ class Answers:
         )
         if standing.flows:
             self._metrics.more.append(FlowMetrics(standing.flows).families)
+        if edges := standing.edges:
+            self._metrics.more.append(lambda: families(edges))
 
     def account(self, report: Report) -> None:
         """Take note of one pass."""

@@ -79,7 +79,7 @@ def _verdict(standing: Standing) -> tuple[str, str]:
         return "Invalid", f"{_few(standing.refused)}; {stays}"
     if standing.stricter:
         parts = [f"{path}: {message}" for path, message in standing.stricter]
-        return "PartlyInvalid", f"{_few(parts)}; such a peer allows nothing and denies everything"
+        return "PartlyInvalid", f"{_few(parts)}; what can't be read allows nothing and denies everything"
     return ACCEPTED, "all of it is understood"
 
 

@@ -18,6 +18,7 @@ from netaccel.model.policy import Direction, Kind, PolicyKey, RuleRef
 from netaccel.model.service import Protocol
 from netaccel.observe.edges import recorder as recording
 from netaccel.observe.edges.edge import Edge, EdgeKey, End, Verdict, Where, edge_object, read_edge
+from netaccel.observe.edges.metrics import families
 from netaccel.observe.edges.reader import Reader, read
 from netaccel.observe.edges.recorder import EdgeRecorder
 from netaccel.observe.edges.store import BATCH, Limits, Store
@@ -213,6 +214,33 @@ async def test_what_was_lost_is_in_the_window(recorder: EdgeRecorder, path: Path
     recorder.lose(5)
     await recorder.flush()
     assert read(path)[0].lost == 5
+
+
+async def test_metrics_say_what_became_of_flows(recorder: EdgeRecorder) -> None:
+    recorder.add(edge_key(1), NOW, count=4)
+    await recorder.flush()
+    recorder.add(edge_key(2), NOW)
+    recorder.lose(2)
+    found = {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in families(recorder)
+        for sample in family.samples
+    }
+    assert found["netaccel_edge_flows_total", "recorded"] == 4
+    assert found["netaccel_edge_flows_total", "lost"] == 2
+    assert found[("netaccel_edges_waiting",)] == 1
+    assert found[("netaccel_edges_bytes",)] > 4096
+
+
+async def test_what_programs_could_not_tell_is_lost_too(recorder: EdgeRecorder, path: Path) -> None:
+    missed = [7]
+    recorder.missed = lambda: missed[0]
+    await recorder.flush()
+    assert recorder.tally.lost == 0, "before this agent's time"
+    missed[0] = 10
+    await recorder.flush()
+    await recorder.flush()
+    assert recorder.tally.lost == read(path)[0].lost == 3
 
 
 # ------------------------------------------------------------- what goes wrong

@@ -89,6 +89,18 @@ class EdgeRecorder:
         self._lost += count
         self.tally.lost += count
 
+    @property
+    def waiting(self) -> int:
+        """Edges in memory."""
+        return len(self._waiting)
+
+    def size(self) -> int:
+        """Bytes on disk; 0 where nothing can be read."""
+        try:
+            return self._store.size()
+        except OSError:
+            return 0
+
     def notes(self) -> list[str]:
         """What a person should know."""
         return [line for line in (self._problem, self._store.broke) if line]
