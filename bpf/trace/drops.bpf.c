@@ -22,8 +22,12 @@
 #include "policy_maps.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+struct list_head {
+	struct list_head *next;
+};
 struct net {
 	__u64 net_cookie;
+	struct list_head dev_base_head;
 };
 typedef struct {
 	struct net *net;
@@ -32,6 +36,7 @@ struct rtnl_link_ops {
 	const char *kind;
 };
 struct net_device {
+	struct list_head dev_list;
 	int ifindex;
 	possible_net_t nd_net;
 	const struct rtnl_link_ops *rtnl_link_ops;
@@ -60,6 +65,7 @@ enum skb_drop_reason {
 	SKB_DROP_REASON_TC_INGRESS,
 	SKB_DROP_REASON_TC_EGRESS,
 	SKB_DROP_REASON_XDP,
+	SKB_DROP_REASON_QUEUE_PURGE,
 };
 #pragma clang attribute pop
 
@@ -71,12 +77,19 @@ enum skb_drop_reason {
 #define NETDEV_ALIGN 32      /* of a device's private part */
 #define KIND_VETH 0x68746576 /* "veth" */
 #define IPV4_OFFSET 0x1fff
+#define POD_DEVICES 4 /* of a pod's namespace that are looked at: lo, eth0, and what else there may be */
 
 /* Programs' drops: ours have their own events, others' are not the kernel's. */
 static __always_inline int is_programs(__u32 reason)
 {
 	return IS_REASON(reason, TC_INGRESS) || IS_REASON(reason, TC_EGRESS) || IS_REASON(reason, XDP) ||
 	       IS_REASON(reason, BPF_CGROUP_EGRESS);
+}
+
+/* What a socket had not read when it was closed: nobody waits for it. */
+static __always_inline int is_housekeeping(__u32 reason)
+{
+	return IS_REASON(reason, QUEUE_PURGE);
 }
 
 static __always_inline __u64 cookie_of(const struct net_device *dev)
@@ -107,29 +120,45 @@ static __always_inline int is_ours(const struct net_device *dev, __u32 *ifindex)
 	if (cookie_of(dev) == settings.node_cookie)
 		return 1;
 	peer = veth_peer(dev);
-	if (!peer || cookie_of(peer) != settings.node_cookie)
-		return 0;
-	*ifindex = BPF_CORE_READ(peer, ifindex);
-	return bpf_map_lookup_elem(&policy_endpoints, ifindex) != NULL;
+	*ifindex = peer && cookie_of(peer) == settings.node_cookie ? BPF_CORE_READ(peer, ifindex) : 0;
+	return *ifindex && bpf_map_lookup_elem(&policy_endpoints, ifindex);
 }
 
-/* The packet's device, or where there is none its socket's namespace, or the device of its route. */
+/* Whether a namespace is the node's, or a pod's by one of its devices. */
+static __always_inline int is_our_net(const struct net *net, __u32 *ifindex)
+{
+	__u64 offset = bpf_core_field_offset(struct net_device, dev_list);
+	const struct list_head *next;
+	int found = 0;
+
+	if (!net)
+		return 0;
+	if (BPF_CORE_READ(net, net_cookie) == settings.node_cookie)
+		return 1;
+	next = BPF_CORE_READ(net, dev_base_head.next);
+#pragma unroll
+	for (int i = 0; i < POD_DEVICES; i++) {
+		if (!next || found)
+			break;
+		found = is_ours((const void *)((const char *)next - offset), ifindex);
+		next = BPF_CORE_READ(next, next);
+	}
+	return found;
+}
+
+/* By the packet's device, or where there is none by the namespace of its socket or of its route, whose device
+ * is the loopback for what is delivered. */
 static __always_inline int concerns_us(const struct sk_buff *skb, __u32 *ifindex)
 {
 	struct net_device *dev = BPF_CORE_READ(skb, dev);
 	const struct dst_entry *dst;
-	struct sock *sk;
 
 	if (dev && cookie_of(dev)) /* a socket's queue keeps other things in its place */
 		return is_ours(dev, ifindex);
-	sk = BPF_CORE_READ(skb, sk);
-	if (sk && BPF_CORE_READ(sk, __sk_common.skc_net.net, net_cookie) == settings.node_cookie)
+	if (is_our_net(BPF_CORE_READ(skb, sk, __sk_common.skc_net.net), ifindex))
 		return 1;
 	dst = (const struct dst_entry *)(BPF_CORE_READ(skb, _skb_refdst) & REFDST_MASK);
-	if (!dst)
-		return 0;
-	dev = BPF_CORE_READ(dst, dev);
-	return dev && is_ours(dev, ifindex);
+	return dst && is_our_net(BPF_CORE_READ(dst, dev, nd_net.net), ifindex);
 }
 
 static __always_inline int read_ports(const void *at, struct flow_event *e)
@@ -217,22 +246,36 @@ static __always_inline int is_gates(__u32 reason, const struct flow_event *e, co
 	return !bpf_map_lookup_elem(&gate_addresses, e->dst);
 }
 
+static __always_inline int is_address(const __u8 *one, const __u8 *other)
+{
+	const __u64 *a = (const void *)one, *b = (const void *)other;
+
+	return a[0] == b[0] && a[1] == b[1];
+}
+
+/* As the pod sees it whose device it was; where it was none's, to a pod or from one. */
+static __always_inline __u8 direction_of(const struct flow_event *e, int to_pod)
+{
+	const struct policy_endpoint *ep = bpf_map_lookup_elem(&policy_endpoints, &e->ifindex);
+
+	if (ep)
+		to_pod = !is_address(e->src, ep->addr4) && !is_address(e->src, ep->addr6);
+	return to_pod ? POLICY_INGRESS : POLICY_EGRESS;
+}
+
 /* Fills in who it is about. 0: neither a pod's, the node's nor a frontend's. */
 static __always_inline int is_wanted(__u32 reason, struct flow_event *e)
 {
-	const struct identity *from = who(e->src), *to = who(e->dst);
-	int to_pod = to && to->flags & IDENTITY_POD;
+	const struct identity *from = who(e->src), *to = who(e->dst), *peer;
 
 	if (!is_known(from) && !is_known(to) && !is_frontend(e->dst, e->dport, e->proto) &&
 	    !is_frontend(e->src, e->sport, e->proto))
 		return 0;
 	if (is_gates(reason, e, to))
 		return 0;
-	e->direction = to_pod ? POLICY_INGRESS : POLICY_EGRESS;
-	if (to_pod)
-		e->identity = from ? from->identity : 0;
-	else
-		e->identity = to ? to->identity : 0;
+	e->direction = direction_of(e, to && to->flags & IDENTITY_POD);
+	peer = e->direction == POLICY_INGRESS ? from : to;
+	e->identity = peer ? peer->identity : 0;
 	return 1;
 }
 
@@ -243,7 +286,9 @@ int trace_kfree_skb(__u64 *ctx)
 	struct flow_event e = { .path = PATH_STACK, .verdict = VERDICT_DROPPED, .type = EVENT_KERNEL_DROP };
 	__u32 reason = ctx[2], ifindex = 0;
 
-	if (!settings.node_cookie || is_programs(reason) || !concerns_us(skb, &ifindex))
+	if (!settings.node_cookie || is_programs(reason) || is_housekeeping(reason))
+		return 0;
+	if (!concerns_us(skb, &ifindex))
 		return 0;
 	if (read_headers(skb, &e))
 		return 0;

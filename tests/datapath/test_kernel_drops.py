@@ -139,3 +139,44 @@ def test_programs_drops_are_not_told(watch: Watch, build: Any) -> None:
         ports = {event.dport for event in watch.events()}
         assert 5999 in ports
         assert 5998 not in ports
+
+
+def test_a_drop_at_the_senders_device_is_egress(watch: Watch) -> None:
+    """Of pod to pod: the blackhole is on the node, behind the sender's device."""
+    other = "10.9.1.2"
+    who = Identity(302, watch.abi.constants["IDENTITY_POD"])
+    watch.write("identities", IdentityKey(128, parse_address(other)), who)
+    watch.net.forwarding("node")
+    watch.net.ip("node", f"route add blackhole {other}/32")
+    watch.net.ip("pod", f"route add {other}/32 via {NODE[0]}")
+    send(watch, "pod", other, 5999)
+
+    (event,) = [e for e in watch.events() if e.dport == 5999]
+    assert event.direction == watch.abi.constants["POLICY_EGRESS"]
+    assert (event.identity, event.ifindex) == (302, watch.net.ifindex("node", "veth0"))
+
+
+@pytest.mark.parametrize("v6", [False, True])
+def test_what_a_pods_full_socket_loses_is_told(watch: Watch, v6: bool) -> None:
+    """No device is known of such packets any more, only whose socket or route it is."""
+    slow = watch.net.socket("pod", socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+    slow.bind((POD[v6], 5999))
+    family = socket.AF_INET6 if v6 else socket.AF_INET
+    sender = watch.net.socket("node", family, socket.SOCK_DGRAM)
+    for _ in range(20):
+        sender.sendto(bytes(1000), (POD[v6], 5999))
+
+    events = [e for e in watch.events() if e.dport == 5999]
+    assert events
+    assert {e.ifindex for e in events} == {watch.net.ifindex("node", "veth0")}
+
+
+def test_what_a_closing_socket_had_not_read_is_not_told(watch: Watch) -> None:
+    lazy = watch.net.socket("pod", socket.AF_INET, socket.SOCK_DGRAM)
+    lazy.bind((POD[0], 5998))
+    send(watch, "node", POD[0], 5998)
+    lazy.close()
+    send(watch, "node", POD[0], 5999)
+
+    assert {event.dport for event in watch.events()} == {5999}
