@@ -88,6 +88,7 @@ class Pod:
 class Node:
     """A Node: its InternalIPs (primary first), pod CIDRs, labels, zone from topology.kubernetes.io/zone.
 
+    ``external``: the other addresses that its status lists. To policies they are the node's too.
     ``leaving``: it is being deleted, or the cluster autoscaler has marked it for that: load balancers shall
     take no new connections to it (KEP-3836).
     """
@@ -98,6 +99,12 @@ class Node:
     labels: tuple[tuple[str, str], ...] = ()
     zone: str = ""
     leaving: bool = False
+    external: tuple[Address, ...] = ()
+
+    @property
+    def all_addresses(self) -> tuple[Address, ...]:
+        """Every address by which the node is known."""
+        return self.addresses + self.external
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ def census(world: World) -> dict[Address, Party]:
             for address in pod.addresses:
                 found.setdefault(address, Party(address, pod))
     for node in world.nodes():
-        for address in node.addresses:
+        for address in node.all_addresses:
             found.setdefault(address, Party(address, None, node.name))
     for pod in pods:
         for address in pod.addresses:

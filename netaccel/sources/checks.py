@@ -8,6 +8,7 @@ import enum
 import math
 import re
 from collections.abc import Iterable, Mapping
+from sys import intern
 from typing import TypeVar
 
 from netaccel.errors import ObjectError
@@ -139,10 +140,10 @@ def cidrs(texts: Iterable[str] | None, path: str) -> tuple[Cidr, ...]:
 
 
 def labels(pairs: raw.Labels | None) -> tuple[tuple[str, str], ...]:
-    """Sorted pairs; a null value is the empty one, as in the API."""
+    """Sorted pairs; a null value is the empty one, as in the API. Thousands of pods share their texts."""
     if not pairs:
         return ()
-    return tuple(sorted((key, value or "") for key, value in pairs.items()))
+    return tuple(sorted((intern(key), intern(value or "")) for key, value in pairs.items()))
 
 
 def timestamp(text: str | None, path: str) -> float:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from sys import intern
 from typing import Any
@@ -180,15 +180,30 @@ def convert_node(obj: raw.Node, meta: raw.Metadata, name: str) -> Node:
         for index, entry in enumerate(entries or ())
         if entry.type == "InternalIP"
     )
+    internal = tuple(dict.fromkeys(addresses))
     return Node(
         name=name,
-        addresses=tuple(dict.fromkeys(addresses)),
+        addresses=internal,
+        external=_external(entries or (), internal),
         pod_cidrs=cidrs,
         labels=checks.labels(meta.labels),
         zone=(meta.labels or {}).get(ZONE_LABEL) or "",
         leaving=bool(meta.deletion_timestamp)
         or any(taint.key == LEAVING_TAINT for taint in spec.taints or ()),
     )
+
+
+def _external(entries: Sequence[raw.NodeAddress], internal: tuple[Address, ...]) -> tuple[Address, ...]:
+    """The status' other addresses; names, and addresses that mean every node its own self, are none."""
+    found: dict[Address, None] = {}
+    for entry in entries:
+        try:
+            address = parse_address(entry.address or "")
+        except ValueError:
+            continue
+        if not checks.is_special(address) and address not in internal:
+            found[address] = None
+    return tuple(found)
 
 
 def convert_namespace(_: raw.Namespace, meta: raw.Metadata, name: str) -> Namespace:

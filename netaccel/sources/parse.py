@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from sys import intern
 from typing import NamedTuple
 
 from netaccel.errors import ObjectError
@@ -156,7 +157,7 @@ def _namespace(kind: str, given: str | None) -> str:
     """The namespace of an object: none of cluster kinds, ``default`` where none is given."""
     if kind in CLUSTER_SCOPED:
         return ""
-    return checks.dns_label(given, "metadata.namespace") if given else DEFAULT_NAMESPACE
+    return intern(checks.dns_label(given, "metadata.namespace")) if given else DEFAULT_NAMESPACE
 
 
 def object_key(obj: Object) -> ObjectKey:

@@ -65,3 +65,60 @@ async def test_an_example_is_taken_as_it_stands(
     words = ("apply", "--server-side", "--dry-run=server", "--validate=strict", "-n", namespace)
     said = await asyncio.to_thread(kubectl, *words, "-f", str(file))
     assert "serverside-applied" in said
+
+
+STATUS = {
+    "observedGeneration": 1,
+    "selectedPods": 3,
+    "nodes": {"enforcing": 1, "expected": 2},
+    "counts": {"allowed": 10, "dropped": 20, "audited": 30, "since": "2026-01-01T00:00:00Z"},
+    "conditions": [
+        {
+            "type": "Accepted",
+            "status": "True",
+            "observedGeneration": 1,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "reason": "Accepted",
+            "message": "",
+        }
+    ],
+    "warnings": [{"path": "spec.ingress[0].from[0]", "message": "selects nothing"}],
+}
+SHOWN = {
+    "tp": ("default-deny-monitor", {"MODE": "Monitor"}),
+    "ctp": ("block-client", {"MODE": "Enforce", "PRIORITY": "10"}),
+}
+
+
+@pytest.mark.parametrize("short", SHOWN)
+async def test_what_kubectl_shows(
+    kinds: None, kubectl: Callable[..., str], namespace: str, short: str
+) -> None:
+    example, wanted = SHOWN[short]
+    file = REPOSITORY / "policies" / "examples" / f"{example}.yaml"
+    name = yaml.safe_load(file.read_text())["metadata"]["name"]
+
+    def shown() -> list[list[str]]:
+        kubectl("apply", "--server-side", "-n", namespace, "-f", str(file))
+        try:
+            words = ("patch", short, name, "-n", namespace, "--type=merge", "--subresource=status")
+            kubectl(*words, "-p", json.dumps({"status": STATUS}))
+            table = kubectl("get", short, name, "-n", namespace)
+        finally:
+            kubectl("delete", short, name, "-n", namespace)
+        return [line.split() for line in table.splitlines()]
+
+    header, row = await asyncio.to_thread(shown)
+    cells = dict(zip(header, row, strict=True))
+    assert cells.pop("AGE")
+    assert cells == {
+        "NAME": name,
+        **wanted,
+        "ACCEPTED": "True",
+        "PODS": "3",
+        "ENFORCING": "1",
+        "NODES": "2",
+        "ALLOWED": "10",
+        "DROPPED": "20",
+        "AUDITED": "30",
+    }

@@ -81,7 +81,7 @@ def ways(proxy: FaultyProxy) -> list[str]:
 
 
 async def test_one_streaming_list_is_all_that_a_kind_needs(proxy: FaultyProxy, made: Hand) -> None:
-    async with feeding(proxy.kubeconfig) as feed:
+    async with feeding(proxy.kubeconfig, policy="off") as feed:
         await feed.synced()
         await follows(feed, made, "web")
         assert sorted(asked.resource for asked in proxy.asked) == [
@@ -226,7 +226,7 @@ async def test_a_connection_that_is_cut_goes_on_where_it_was(
     proxy: FaultyProxy, made: Hand, torn: bool
 ) -> None:
     web, lost = await made.put(service("web")), await made.put(service("lost"))
-    async with feeding(proxy.kubeconfig, timings=BRISK) as feed:
+    async with feeding(proxy.kubeconfig, timings=BRISK, policy="off") as feed:
         await feed.synced()
         assert proxy.cut(torn=torn) == 4
         await made.remove(lost)

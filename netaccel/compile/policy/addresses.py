@@ -57,11 +57,11 @@ class Addresses:
         """A node is there, or is not any more."""
         old = self._nodes.pop(name, None)
         if old is not None:
-            self._claim(self._of_nodes, old.addresses, name, there=False)
+            self._claim(self._of_nodes, old.all_addresses, name, there=False)
         if new is not None:
             self._nodes[name] = new
-            self._claim(self._of_nodes, new.addresses, name, there=True)
-        affected = {address for node in (old, new) if node is not None for address in node.addresses}
+            self._claim(self._of_nodes, new.all_addresses, name, there=True)
+        affected = {address for node in (old, new) if node is not None for address in node.all_addresses}
         for key in self._guests_on.get(name, ()):
             affected.update(self.pods[key].addresses)
         return affected | self._host if name == self._node_name else affected

@@ -94,11 +94,11 @@ class Directory:
         old = self._nodes.pop(name, None)
         if new is not None:
             self._nodes[name] = new
-        for address in old.addresses if old else ():
+        for address in old.all_addresses if old else ():
             if self._node_at.get(address) == name:
                 del self._node_at[address]
             self._ends.pop(address, None)
-        for address in new.addresses if new else ():
+        for address in new.all_addresses if new else ():
             self._node_at[address] = name
             self._ends.pop(address, None)
 
