@@ -14,7 +14,7 @@ from netaccel.datapath.instance import Instance
 from netaccel.datapath.maps import KernelMaps
 from netaccel.errors import ConfigError, DatapathError
 
-_ABI_OBJECT = "tc_uplink.o"  # any object that includes maps.h would do
+_ABI_OBJECT = "tc_pod.o"  # has every map that people look at
 
 
 def require_root() -> None:
