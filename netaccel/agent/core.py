@@ -137,19 +137,22 @@ class Agent:
     # ---------------------------------------------------------------- tasks
 
     async def _answer(self, listeners: dict[str, socket.socket]) -> None:
-        from netaccel.api.policy import PolicyRoutes  # see start.run()
+        from netaccel.api.explain import ExplainRoutes  # see start.run()
+        from netaccel.api.policy import PolicyRoutes
         from netaccel.api.server import application, serving
 
         answers = self.answers
         policy = PolicyRoutes(
             lambda: told(self._reconciler.world), self.standing.edges, answers.policy_facts, answers.decided
         )
+        explain = ExplainRoutes(lambda: told(self._reconciler.world), self._instance.maps)
         async with contextlib.AsyncExitStack() as stack:
             for field, listener in listeners.items():
                 app = application(
                     self.answers,
                     metrics_only=field == "metrics",
                     policy=policy,
+                    explain=explain,
                     flows=self.standing.flows,
                 )
                 await stack.enter_async_context(serving(app, listener))

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from netaccel import __version__
+from netaccel.api.explain import ExplainRoutes
 from netaccel.api.flows import FlowRoutes
 from netaccel.api.policy import PolicyRoutes
 from netaccel.api.views import ServiceView
@@ -117,9 +118,10 @@ def application(
     metrics_only: bool = False,
     flows: Flows | None = None,
     policy: PolicyRoutes | None = None,
+    explain: ExplainRoutes | None = None,
 ) -> web.Application:
     """All paths, or /metrics alone for an address that others can reach. ``flows`` None: nothing tells
-    them. ``policy`` None: nor what policies are judged by.
+    them. ``policy`` None: nor what policies are judged by. ``explain`` None: nor what the kernel would say.
     """
     handlers = _Handlers(answers)
     app = web.Application()
@@ -143,6 +145,8 @@ def application(
         app.on_shutdown.append(told.close)
     if policy:
         routes |= policy.paths()
+    if explain:
+        routes["/api/v1/verdict"] = explain.verdict
     for path, handler in routes.items():
         app.router.add_get(path, handler)
     return app

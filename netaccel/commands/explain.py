@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +90,9 @@ def explain(
 
     SRC and DST: pod:NS/NAME, service:NS/NAME, node:NAME, ip:ADDR (IPv6 in brackets), world.
 
-    On a node the agent tells what there is, and the kernel's answers are of its pinned maps: those of other
-    nodes' pods it does not know. With --manifests no agent is needed, and no root for --by model.
+    On a node the agent tells what there is, and the kernel is asked over its pinned maps; about other
+    nodes' pods their agents are asked, where they can be reached. With --manifests no agent is needed, and no
+    root for --by model.
     """
     if batch and (source or destination):
         raise click.UsageError("--batch takes its questions from standard input: leave SRC and DST out")
@@ -117,11 +118,15 @@ def explain(
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
-    """What is asked about. ``maps``: the folder of this node's pinned maps; None: files, no node."""
+    """What is asked about. ``maps``: the folder of this node's pinned maps; None: files, no node.
+
+    ``port``: where agents listen.
+    """
 
     world: World
     origin: Origin
     maps: Path | None = None
+    port: int = 0
 
     @classmethod
     def of_files(cls, folder: Path) -> _Ground:
@@ -137,10 +142,11 @@ class _Ground:
     @classmethod
     def of_agent(cls, http: str, bpffs: str) -> _Ground:
         """What this node's agent knows."""
-        world = world_of(agent_at(http))
+        listen = agent_at(http)
+        world = world_of(listen)
         if not world.synced:
             click.echo("netaccel: the agent does not know the whole cluster yet", err=True)
-        return cls(world, nowhere, Instance(Path(bpffs)).maps)
+        return cls(world, nowhere, Instance(Path(bpffs)).maps, listen.port)
 
     @contextmanager
     def judges(self, by: str | None, model: Model) -> Iterator[Mapping[str, Judge]]:
@@ -153,11 +159,18 @@ class _Ground:
         with self._kernel() as kernel:
             yield {"kernel": kernel} if by == "kernel" else {"model": model, "kernel": kernel}
 
-    def _kernel(self) -> AbstractContextManager[Judge]:
+    @contextmanager
+    def _kernel(self) -> Iterator[Judge]:
+        from netaccel.explain.far import Everywhere
         from netaccel.explain.kernel import Kernel
         from netaccel.explain.live import PinnedKernel
 
-        return PinnedKernel(self.maps, self.world.node_name) if self.maps else Kernel(self.world)
+        if self.maps is None:
+            with Kernel(self.world) as kernel:
+                yield kernel
+            return
+        with PinnedKernel(self.maps, self.world.node_name) as here:
+            yield Everywhere(here, self.world, self.port)
 
 
 def _icmp(written: str | None) -> int | None:

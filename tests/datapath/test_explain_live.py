@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
+import json
+import socket
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from programs import SMALL
 
+from netaccel.api.explain import ExplainRoutes
+from netaccel.api.server import serving
 from netaccel.compile.diff import Write
 from netaccel.compile.policy.changes import everything
 from netaccel.compile.policy.compiler import Compiler
@@ -17,12 +26,18 @@ from netaccel.datapath.instance import Instance
 from netaccel.datapath.loader import Loaded, load
 from netaccel.errors import DatapathError
 from netaccel.explain.ends import parse_end
+from netaccel.explain.far import Everywhere
 from netaccel.explain.live import PinnedKernel
 from netaccel.explain.manifests import read_world
 from netaccel.explain.model import Model
 from netaccel.explain.packet import first_packet
 from netaccel.explain.walk import How, Walker
+from netaccel.model.address import parse_address
+from netaccel.model.event import Upsert
+from netaccel.model.plain import object_key, told
+from netaccel.model.policy import Direction
 from netaccel.model.snapshot import World
+from netaccel.oracle import Question
 from netaccel.records import PolicyRevision
 
 pytestmark = pytest.mark.root
@@ -127,3 +142,71 @@ def test_a_pod_without_a_device_is_not_known(instance: Instance, served: Loaded,
 def test_a_node_without_these_maps_says_so(instance: Instance) -> None:
     with pytest.raises(DatapathError, match="is policy on"):
         PinnedKernel(instance.maps, NODE)
+
+
+def serve(routes: ExplainRoutes, listener: socket.socket, stop: threading.Event) -> None:
+    async def run() -> None:
+        app = web.Application()
+        app.router.add_get("/api/v1/verdict", routes.verdict)
+        async with serving(app, listener):
+            await asyncio.to_thread(stop.wait)
+
+    asyncio.run(run())
+
+
+@pytest.fixture
+def agent(instance: Instance, served: Loaded, world: World) -> Iterator[int]:
+    """The port at which an agent of node-1 tells what its kernel says, on loopback."""
+    routes = ExplainRoutes(lambda: told(of_node(world, NODE)), instance.maps)
+    listener, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
+    thread = threading.Thread(target=serve, args=(routes, listener, stop))
+    thread.start()
+    yield listener.getsockname()[1]
+    stop.set()
+    thread.join()
+
+
+def of_node(world: World, name: str) -> World:
+    """The same world, as the agent of this node has it; node-1 is on loopback."""
+    found = World(name)
+    here = replace(world.node(NODE), addresses=(parse_address("127.0.0.1"),))
+    for objects in told(world).objects.values():
+        found.apply_all(
+            Upsert(object_key(one), here if one == world.node(NODE) else one, 0.0) for one in objects
+        )
+    return found
+
+
+class Blind:
+    """The kernel of a node that has no pods."""
+
+    def ask(self, direction: Direction, question: Question) -> None:
+        return None
+
+
+def test_another_nodes_half_is_asked_of_its_agent(agent: int, world: World) -> None:
+    asking = of_node(world, "node-2")
+    model = Model(asking)
+    walker = Walker(model, {"model": model, "kernel": Everywhere(Blind(), asking, agent)})
+    ingress = walker.walk(parse_end("pod:shop/client"), parse_end("pod:shop/web:81")).courses[0].halves[1]
+    assert ingress.answers["kernel"] == ingress.answers["model"]
+    assert not ingress.answers["kernel"].allowed
+
+
+def test_an_agent_that_cannot_be_reached_leaves_its_half_unknown(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    asking = of_node(world, "node-2")
+    walker = Walker(Model(asking), {"kernel": Everywhere(Blind(), asking, port)})
+    assert walker.walk(parse_end("world"), parse_end("pod:shop/web:80")).allowed is None
+
+
+def test_what_the_agent_cannot_be_asked(agent: int) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", agent)
+    connection.request("GET", "/api/v1/verdict?direction=up&source=10.0.0.1")
+    answer = connection.getresponse()
+    assert (answer.status, json.loads(answer.read())) == (
+        400,
+        {"error": "direction 'up': give ingress or egress"},
+    )
+    connection.close()
