@@ -197,7 +197,7 @@ def _batch(walker: Walker, origin: Origin) -> None:
         failed |= "error" in found
         unknown |= found.get("allowed", True) is None
         sys.stdout.write(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n")
-    sys.stdout.flush()
+        sys.stdout.flush()  # who asks may wait for the answer before the next question
     if failed or unknown:
         raise click.exceptions.Exit(1 if failed else UNKNOWN)
 
