@@ -24,8 +24,11 @@ def abi(compile_text: Callable[[str], bytes]) -> Abi:
 
 
 @pytest.fixture
-def station(abi: Abi) -> Station:
-    return Station(abi)
+async def station(abi: Abi) -> Station:
+    """One that has looked at flows before."""
+    found = Station(abi)
+    await found.flows.summarise()
+    return found
 
 
 KEY = PolicyFlowKey(WEB, DB, 43512, 5432, 6, 4)
@@ -57,6 +60,10 @@ async def test_a_lasting_flow_has_summaries_of_what_came_since(station: Station)
     assert records(station) == [], "younger than a minute"
 
     later(station, 2)
+    await station.flows.summarise()
+    assert records(station) == [], "older, but without packets since"
+
+    entries[KEY] = entries[KEY]._replace(seen=station.jiffies)
     await station.flows.summarise()
     (first,) = records(station)
     assert (first.type, first.traffic, first.total) == ("summary", Traffic(10, 1000, 20, 2000), first.traffic)
@@ -135,6 +142,33 @@ async def test_summaries_are_bounded_and_the_busiest_come_first(
     await station.flows.summarise()
     assert [one.source_port for one in records(station)] == [4, 3, 1, 2], "the others' turn comes"
     assert station.flows.status()["summaries_left_out"] == 2
+
+
+async def test_a_short_flow_is_told_at_its_end_alone(station: Station) -> None:
+    entries = station.maps.tables["policy_flows"]
+    entries[KEY] = flow(station, 1, 5, 5)
+    later(station, 300)
+    await station.flows.summarise()
+    closed = station.abi.constants["POLICY_FLOW_CLOSED"]
+    entries[KEY._replace(pod_port=2)] = flow(station, 100, 5, 5, state=closed)
+    await station.flows.summarise()
+    assert records(station) == []
+    await station.flows.ended([(KEY, entries.pop(KEY))])
+    assert [(one.traffic, one.age) for one in records(station)] == [(Traffic(5, 500, 5, 500), 1)]
+
+
+async def test_what_an_earlier_agent_told_is_not_told_again(abi: Abi) -> None:
+    station = Station(abi)
+    entries = station.maps.tables["policy_flows"]
+    short = KEY._replace(pod_port=2)
+    entries[KEY], entries[short] = flow(station, 100, 10, 10), flow(station, 1, 3, 3)
+    await station.flows.summarise()
+    entries[KEY] = entries[KEY]._replace(sent_packets=12, sent_bytes=1200)
+    await station.flows.summarise()
+    await station.flows.ended([(short, entries.pop(short))])
+    lasting, ended = records(station)
+    assert (lasting.traffic, lasting.total) == (Traffic(2, 200), Traffic(12, 1200, 10, 1000))
+    assert ended.traffic == ended.total == Traffic(3, 300, 3, 300), "an earlier agent saw no end of it"
 
 
 async def test_ages_wrap_with_jiffies(station: Station) -> None:

@@ -41,7 +41,7 @@ def wall_offset() -> int:
 
 
 class Judged(NamedTuple):
-    """A flow's entry and what is told of it. ``age``: seconds since it began."""
+    """A flow's entry and what is told of it. ``age``: seconds from first to last packet."""
 
     key: PolicyFlowKey
     flow: PolicyFlow

@@ -177,9 +177,8 @@ class Flows:
             return await asyncio.to_thread(self._pairs.read)
 
     def _summaries(self) -> list[Judged]:
-        now = self._ground.jiffies()
         batches = self._ground.maps.batches(_FLOWS)
-        return self._traffic.summaries((entry for batch in batches for entry in batch), now)
+        return self._traffic.summaries(entry for batch in batches for entry in batch)
 
     async def _tell(self, judged: Sequence[Judged]) -> None:
         """Name and tell, some at a time."""
