@@ -4,8 +4,7 @@
 ``/healthz`` lives · ``/readyz`` serves, else 503 with the reasons · ``/metrics`` · ``/status`` ·
 ``/api/v1/services[/NAMESPACE/NAME]`` · ``/api/v1/maps[/NAME]`` · ``/api/v1/flows`` · ``/api/v1/drops``
 (netaccel/api/flows.py) · ``/api/v1/edges`` · ``/api/v1/world`` (netaccel/api/policy.py) · ``/api/v1/verdict``
-(netaccel/api/explain.py). Maps are read in a
-thread: the loop goes on.
+(netaccel/api/explain.py). Maps are read in a thread: the loop goes on.
 """
 
 from __future__ import annotations

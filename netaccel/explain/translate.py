@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from netaccel.compile.services import (
+    FAMILIES,
     CompiledService,
     Frontend,
     Kind,
@@ -20,9 +21,11 @@ from netaccel.compile.services import (
 )
 from netaccel.errors import QuestionError
 from netaccel.explain.ends import protocol_name
-from netaccel.model.address import Address, family
+from netaccel.model.address import Address, Cidr
 from netaccel.model.service import Service, ServiceKey
 from netaccel.model.snapshot import World
+from netaccel.oracle import Party
+from netaccel.oracle.match import contains
 
 
 class Chosen(NamedTuple):
@@ -37,6 +40,16 @@ class Chosen(NamedTuple):
     choices: tuple[tuple[Address, int], ...]
     keeps_client: bool
     """Whether only backends of the node that the packet comes to are chosen, so that no SNAT is needed."""
+    ranges: tuple[Cidr, ...] | None = None
+    """loadBalancerSourceRanges of the family, where they apply."""
+    node_allowed: bool = False
+    """The node itself is inside."""
+
+    def serves(self, client: Party) -> bool:
+        """Whether a client is inside the ranges."""
+        if self.ranges is None or (client.node and self.node_allowed):
+            return True
+        return any(contains(one, client.address) for one in self.ranges)
 
 
 _At = tuple[Address, int, int]
@@ -47,7 +60,9 @@ class Translator:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._frontends: dict[str, dict[_At, tuple[ServiceKey, PortGroup, Frontend]]] = {}
+        self._frontends: dict[str, dict[_At, Chosen]] = {}
+        self._wire: dict[str, dict[_At, Chosen]] = {}
+        self._guarded: dict[str, frozenset[Address]] = {}
         self._compiled: dict[tuple[str, ServiceKey], CompiledService] = {}
 
     def at(self, node: str, target: _At, *, wire: bool) -> Chosen | None:
@@ -55,8 +70,13 @@ class Translator:
 
         ``wire``: the packet comes from outside the node.
         """
-        found = self._table(node).get(target)
-        return None if found is None else _chosen(*found, wire=wire)
+        self._fill(node)
+        return (self._wire if wire else self._frontends)[node].get(target)
+
+    def refuses(self, node: str, address: Address) -> bool:
+        """Whether an address is a Service's, whose other ports this node refuses."""
+        self._fill(node)
+        return address in self._guarded[node]
 
     def service(self, key: ServiceKey) -> Service:
         """The Service. Raises QuestionError where there is none."""
@@ -67,9 +87,10 @@ class Translator:
 
     def frontends(self, key: ServiceKey, node: str, *, wire: bool) -> list[Chosen]:
         """All frontends of a Service as one node has them, cluster IPs first; of a headless one none."""
+        compiled = self._compile(key, node)
         return [
-            _chosen(key, group, frontend, wire=wire)
-            for group in self._compile(key, node).groups
+            _chosen(compiled, group, frontend, wire=wire)
+            for group in compiled.groups
             for frontend in group.frontends
             if not frontend.guards
         ]
@@ -87,18 +108,24 @@ class Translator:
             self._compiled[node, key] = found
         return found
 
-    def _table(self, node: str) -> dict[_At, tuple[ServiceKey, PortGroup, Frontend]]:
-        table = self._frontends.get(node)
-        if table is None:
-            table = {}
-            keys = sorted(self._world.services(), key=lambda key: (self.service(key).created, key))
-            for key in keys:  # two claims on one frontend: the older Service has it
-                for group in self._compile(key, node).groups:
-                    for one in group.frontends:
-                        if not one.guards:
-                            table.setdefault((one.addr, one.port, one.proto), (key, group, one))
-            self._frontends[node] = table
-        return table
+    def _fill(self, node: str) -> None:
+        if node in self._frontends:
+            return
+        local: dict[_At, Chosen] = {}
+        wire: dict[_At, Chosen] = {}
+        guarded: set[Address] = set()
+        keys = sorted(self._world.services(), key=lambda key: (self.service(key).created, key))
+        for compiled in (self._compile(key, node) for key in keys):
+            for group in compiled.groups:
+                for one in group.frontends:
+                    if one.kind is Kind.WILDCARD:
+                        guarded.add(one.addr)
+                    elif not one.guards:  # two claims on one frontend: the older Service has it
+                        at = (one.addr, one.port, one.proto)
+                        local.setdefault(at, _chosen(compiled, group, one, wire=False))
+                        wire.setdefault(at, _chosen(compiled, group, one, wire=True))
+        self._frontends[node], self._wire[node] = local, wire
+        self._guarded[node] = frozenset(guarded)
 
     def _facts(self, name: str) -> NodeFacts:
         node = self._world.node(name)
@@ -106,10 +133,11 @@ class Translator:
         return NodeFacts(name, frozenset(addresses), addresses, addresses, node.zone if node else "")
 
 
-def _chosen(key: ServiceKey, group: PortGroup, frontend: Frontend, *, wire: bool) -> Chosen:
+def _chosen(compiled: CompiledService, group: PortGroup, frontend: Frontend, *, wire: bool) -> Chosen:
     scope = frontend.wire if wire else frontend.pod
+    ranges = compiled.source_ranges[FAMILIES.index(group.family)] if frontend.source_ranges else None
     return Chosen(
-        key,
+        compiled.key,
         group.port_name,
         frontend.kind,
         frontend.addr,
@@ -117,6 +145,8 @@ def _chosen(key: ServiceKey, group: PortGroup, frontend: Frontend, *, wire: bool
         frontend.proto,
         group.local if scope is Scope.LOCAL else group.cluster,
         keeps_client=scope is Scope.LOCAL,
+        ranges=ranges,
+        node_allowed=frontend.node_allowed,
     )
 
 
@@ -132,8 +162,3 @@ def no_such_port(key: ServiceKey, found: Sequence[Chosen], port: int | str | Non
     """What to say where a Service has no such port."""
     ports = ", ".join(sorted({f"{one.port}/{protocol_name(one.protocol)}" for one in found}))
     return QuestionError(f"service:{key}: no port {port}: it has {ports or 'none that is served'}")
-
-
-def families(found: Sequence[Chosen]) -> list[int]:
-    """Address families of frontends, in their order."""
-    return list(dict.fromkeys(int(family(one.address)) for one in found))

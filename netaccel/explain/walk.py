@@ -28,6 +28,9 @@ WORLD = (Party(parse_address("192.0.2.1")), Party(parse_address("2001:db8::1")))
 
 _ECHO = {ICMP: 8 << 8, ICMPV6: 128 << 8}
 _NOBODY = "no endpoint that could be chosen"
+_OUTSIDE = "the client is outside loadBalancerSourceRanges"
+_NO_PORT = "the address is a Service's, which has no such port"
+_TRANSLATED = frozenset((PROTOCOLS["TCP"], PROTOCOLS["UDP"]))
 _WITH_PORTS = frozenset((PROTOCOLS["TCP"], PROTOCOLS["UDP"], PROTOCOLS["SCTP"]))
 
 
@@ -187,11 +190,18 @@ class Walker:
     def _to_party(self, source: Party, party: Party, protocol: int, port: int) -> Iterator[Course]:
         target = (party.address, port, protocol)
         here = node_of(source)
+        if party.pod is not None:  # no frontend
+            question = Question(source, party, protocol, port)
+            yield self._course(question, question)
+            return
         chosen = self._translator.at(here, target, wire=False) if here else None
         if chosen is not None:
             yield from self._translated(source, chosen, here)
             return
-        arrivals = () if party.pod else (party.node,) if party.node else () if here else self._nodes
+        if here and protocol in _TRANSLATED and self._translator.refuses(here, party.address):
+            yield Course((), None, here, _NO_PORT)
+            return
+        arrivals = (party.node,) if party.node else () if here else self._nodes
         first = Question(source, party, protocol, port)
         found = list(self._arriving(first, [(node, target) for node in arrivals if node != here]))
         yield from found or [self._course(first, first)]
@@ -206,8 +216,9 @@ class Walker:
             chosen = self._translator.at(node, target, wire=True)
             if chosen is None:
                 continue
-            if not chosen.choices:
-                shut = shut or Course((), chosen, node, _NOBODY)
+            if why := _refusal(chosen, first.source):
+                shut = shut or Course((), chosen, node, why)
+                continue
             for address, port in chosen.choices:
                 backend = self._model.locate(address)
                 kept = node_of(backend) == node
@@ -228,8 +239,9 @@ class Walker:
 
     def _translated(self, source: Party, chosen: Chosen, node: str) -> Iterator[Course]:
         """Ways through a frontend at the source's own node: no address of the source's changes."""
-        if not chosen.choices:
-            yield Course((), chosen, node, _NOBODY)
+        if why := _refusal(chosen, source):
+            yield Course((), chosen, node, why)
+            return
         for address, port in chosen.choices:
             question = Question(source, self._model.locate(address), chosen.protocol, port)
             yield self._course(question, question, chosen, node)
@@ -352,6 +364,13 @@ def _first_family(courses: Iterator[Course]) -> tuple[Course, ...]:
             break
         found.append(course)
     return tuple(found)
+
+
+def _refusal(chosen: Chosen, client: Party) -> str:
+    """Why a frontend serves nobody, or not this client; "" where it does."""
+    if not chosen.serves(client):
+        return _OUTSIDE
+    return "" if chosen.choices else _NOBODY
 
 
 def node_of(party: Party) -> str:

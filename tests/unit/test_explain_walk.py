@@ -182,6 +182,27 @@ def test_a_service_that_nothing_outside_reaches() -> None:
     assert answer.courses[0].refused == "no address of the Service is reached from outside"
 
 
+def test_clients_outside_the_source_ranges_are_refused() -> None:
+    spec = {"type": "LoadBalancer", "loadBalancerSourceRanges": ["203.0.113.0/24"]}
+    balanced = service("db", **spec) | {"status": {"loadBalancer": {"ingress": [{"ip": "198.51.100.1"}]}}}
+    found = world(balanced, BOTH)
+    inside, outside, pod = (
+        walk(found, source, "ip:198.51.100.1:5432")
+        for source in ("ip:203.0.113.9", "ip:192.0.2.9", "pod:shop/web")
+    )
+    assert inside.allowed is True
+    assert {one.refused for one in (*outside.courses, *pod.courses)} == {
+        "the client is outside loadBalancerSourceRanges"
+    }
+
+
+def test_a_services_address_refuses_ports_that_it_does_not_have() -> None:
+    found = world(service("db"), BOTH)
+    refused = walk(found, "pod:shop/web", "ip:10.96.0.1:80").courses[0].refused
+    assert refused == "the address is a Service's, which has no such port"
+    assert walk(found, "pod:shop/web", "ip:10.96.0.1", How(protocol=1)).allowed is True
+
+
 def test_one_shut_way_shuts_the_whole_and_decides() -> None:
     drop = Rule(Action.DROP, (EntityPeer(Entity.NODE),), None)
     found = world(
