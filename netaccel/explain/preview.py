@@ -13,12 +13,22 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from netaccel.model.address import Address
 from netaccel.model.endpoint import Pod, PodKey
-from netaccel.model.policy import Direction, Mode, Policy, PolicyKey, RuleRef
+from netaccel.model.policy import (
+    CidrPeer,
+    Direction,
+    Mode,
+    Peer,
+    Policy,
+    PolicyKey,
+    RuleRef,
+    ServicePeer,
+)
 from netaccel.model.snapshot import World
 from netaccel.observe.edges.edge import Edge, EdgeKey, End, Verdict, Where, Window
 from netaccel.oracle import Judgement, Party, Question, judge
-from netaccel.oracle.match import selects_pod
+from netaccel.oracle.match import contains, selects_pod
 
 
 class Changes(NamedTuple):
@@ -104,12 +114,38 @@ class _Pair(NamedTuple):
     notes: tuple[str, ...]
 
 
-class _Subject(NamedTuple):
-    """Policies that select a pod, now and then; ``touched``: whether a changed one is among them."""
+class _Subject:
+    """Policies that select a pod, now and then; ``touched``: whether a changed one is among them.
 
-    now: tuple[Policy, ...]
-    then: tuple[Policy, ...]
-    touched: bool
+    What they can tell two peers apart by is a peer's facet; verdicts are kept by it.
+    """
+
+    def __init__(self, now: tuple[Policy, ...], then: tuple[Policy, ...], *, touched: bool) -> None:
+        self.now, self.then, self.touched = now, then, touched
+        peers = [peer for policy in (*now, *then) for peer in _peers(policy)]
+        blocks = (peer for peer in peers if isinstance(peer, CidrPeer))
+        self._cidrs = tuple({cidr for peer in blocks for cidr in (peer.cidr, *peer.excepts)})
+        self._exact = any(isinstance(peer, ServicePeer) for peer in peers)  # it may name addresses
+        self._blocks: dict[Address, object] = {}
+        self.verdicts: dict[tuple[object, ...], tuple[Judgement, Judgement]] = {}
+
+    def facet(self, party: Party) -> tuple[object, ...]:
+        """Two ends with the same one are the same to these policies."""
+        pod = party.pod
+        known = (pod.key.namespace, pod.labels, pod.ports, pod.node_name) if pod else None
+        return known, party.node, self._place(party.address)
+
+    def _place(self, address: Address) -> object:
+        if self._exact:
+            return address
+        found = self._blocks.get(address)
+        if found is None:
+            found = self._blocks[address] = tuple(contains(cidr, address) for cidr in self._cidrs)
+        return found
+
+
+def _peers(policy: Policy) -> Iterable[Peer]:
+    return (peer for rule in (*policy.ingress, *policy.egress) for peer in rule.peers or ())
 
 
 class _Judges:
@@ -135,11 +171,18 @@ class _Judges:
         if not subject.touched:
             return None
         question = Question(source, destination, key.protocol, key.port)
-        return _Pair(
-            judge(self._world, key.direction, question, subject.now),
-            judge(self._world, key.direction, question, subject.then),
-            (*notes_there, *notes_here),
+        same = (
+            source.pod is not None and destination.pod is not None and source.pod.key == destination.pod.key
         )
+        facets = subject.facet(source), subject.facet(destination)
+        alike = (key.direction, same, facets, key.protocol, key.port)
+        found = subject.verdicts.get(alike)
+        if found is None:
+            found = subject.verdicts[alike] = (
+                judge(self._world, key.direction, question, subject.now),
+                judge(self._world, key.direction, question, subject.then),
+            )
+        return _Pair(*found, (*notes_there, *notes_here))
 
     def _subject(self, pod: Pod) -> _Subject:
         known = (pod.key.namespace, pod.labels, pod.host_network)
@@ -148,7 +191,7 @@ class _Judges:
             old = self._selecting(self._old, pod)
             new = self._selecting(self._changes.put, pod)
             kept = self._selecting(self._kept, pod) if old or new else ()
-            found = self._subjects[known] = _Subject((*kept, *old), (*kept, *new), bool(old or new))
+            found = self._subjects[known] = _Subject((*kept, *old), (*kept, *new), touched=bool(old or new))
         return found
 
     def _selecting(self, policies: Iterable[Policy], pod: Pod) -> tuple[Policy, ...]:

@@ -17,11 +17,20 @@ import pytest
 
 from netaccel.explain.preview import CHANGED, GONE, MOVED, Changes, Preview, blind, preview, verdict
 from netaccel.model.address import is_ipv4, parse_address, text
-from netaccel.model.endpoint import ContainerPort, Namespace, Node, Pod, PodKey
+from netaccel.model.endpoint import (
+    ContainerPort,
+    Endpoint,
+    EndpointSlice,
+    Namespace,
+    Node,
+    Pod,
+    PodKey,
+    SliceKey,
+)
 from netaccel.model.event import Delete, Object, ObjectKey, Upsert
 from netaccel.model.plain import object_key
 from netaccel.model.policy import Direction, Mode, Policy, PolicyKey
-from netaccel.model.service import Protocol
+from netaccel.model.service import Protocol, Service, ServiceKey
 from netaccel.model.snapshot import World
 from netaccel.observe.edges.edge import Edge, EdgeKey, End, Verdict, Where, Window
 from netaccel.observe.edges.reader import read
@@ -70,6 +79,18 @@ spec:
     - {action: Drop, to: [{cidr: 169.254.169.254/32}]}
     - {action: Drop, to: [{namespaceSelector: {}, podSelector: {matchLabels: {app: job}}}]}
 """
+OUTSIDE = """
+apiVersion: netaccel.io/v1alpha1
+kind: TrafficPolicy
+metadata: {name: outside, namespace: shop}
+spec:
+  subject: {pods: {matchLabels: {app: api}}}
+  egress:
+    - {action: Drop, to: [{service: {name: partner}}]}
+    - {action: Drop, to: [{entity: node}], ports: [{port: 8080}]}
+"""
+PARTNER = ServiceKey("shop", "partner")
+"""A Service without a selector: its slice names an address."""
 
 
 def policies(text: str) -> list[Policy]:
@@ -98,7 +119,9 @@ def pods() -> list[Pod]:
 
 def cluster(*texts: str) -> World:
     spaces = [Namespace("shop", (("team", "red"),)), Namespace("bank")]
-    return world([*NODES, *spaces, *pods(), *(p for text in texts for p in policies(text))])
+    partner = Service(PARTNER, "ClusterIP", ())
+    behind = EndpointSlice(SliceKey("shop", "partner-1"), PARTNER, (), (Endpoint(STRANGERS[1]),))
+    return world([*NODES, *spaces, partner, behind, *pods(), *(p for text in texts for p in policies(text))])
 
 
 # ------------------------------------------------------------ an hour's traffic
@@ -199,12 +222,13 @@ def verdicts(there: World, traffic: list[tuple[float, Direction, Question]]) -> 
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_preview_tells_the_truth_about_a_recorded_hour(seed: int, tmp_path: Path) -> None:
-    before, after = cluster(BEFORE), cluster(BEFORE, STRICTER)
+@pytest.mark.parametrize("new", [STRICTER, STRICTER + "---" + OUTSIDE], ids=["stricter", "and-outside"])
+async def test_preview_tells_the_truth_about_a_recorded_hour(new: str, seed: int, tmp_path: Path) -> None:
+    before, after = cluster(BEFORE), cluster(BEFORE, new)
     traffic = hour(before, seed)
     edges = await recorded(before, traffic, tmp_path / "edges.db")
     was, would_be = verdicts(before, traffic), verdicts(after, traffic)
-    found = preview(before, Changes(tuple(policies(STRICTER))), edges)
+    found = preview(before, Changes(tuple(policies(new))), edges)
     truth = {one: (was[one], would_be[one]) for one in was if was[one] is not would_be[one]}
     assert {met(change.edge.key): (change.now, change.then) for change in found.changes} == truth
     assert len(truth) > 50, "an hour in which nothing happens proves nothing"
