@@ -7,6 +7,7 @@
     origin   where objects come from: manifests or the API server
     core     the tasks
     devices  follows the node's devices: which is which pod's
+    enforcement from devices to endpoints, strict mode's gate
     standing what the agent knows of itself: written by tasks, read by the next two
     report   what the API asks
     policies what is told of policies

@@ -11,9 +11,11 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from netaccel.agent.devices import DeviceFollower
+from netaccel.agent.enforcement import Enforcement
 from netaccel.agent.facts import node_facts
 from netaccel.agent.flows import FlowWatch
 from netaccel.agent.origin import Opening
@@ -23,7 +25,7 @@ from netaccel.agent.standing import Standing
 from netaccel.agent.takeover import TakeOver
 from netaccel.apiserver.api import Api
 from netaccel.config import Settings
-from netaccel.datapath import libbpf
+from netaccel.datapath import libbpf, rtnetlink
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.plane import Plane
 from netaccel.datapath.pods import Placement
@@ -37,7 +39,9 @@ from netaccel.observe.conntrack import Expiry, sweep
 from netaccel.observe.edges.recorder import EDGES, EdgeRecorder
 from netaccel.observe.edges.told import EdgeListener
 from netaccel.observe.figures import Tally
-from netaccel.reconcile import Reconciler, Report
+from netaccel.observe.policyflows import PolicyCensus, PolicyExpiry
+from netaccel.observe.policyflows import sweep as sweep_policy
+from netaccel.reconcile import PolicyReport, Reconciler, Report
 
 if TYPE_CHECKING:
     from netaccel.api.health import HealthServers
@@ -57,6 +61,7 @@ class Agent:
     def __init__(self, settings: Settings, instance: Instance, plane: Plane, started: float) -> None:
         take_over = TakeOver.begin(settings, plane)
         self._facts = node_facts(settings, plane.view, None)
+        policies = Enforcement(settings, plane) if settings.policy == "on" else None
         reconciler = Reconciler(
             plane.loaded.maps,
             plane.loaded.abi.constants,
@@ -65,6 +70,8 @@ class Agent:
             compare_interval=settings.compare_interval,
             on_backends_removed=self._reap,
             on_report=self._account,
+            policies=policies.engine if policies else None,
+            on_policy_report=policies.reported if policies else _ignore,
         )
         heard_before = float(instance.note(HEARD) or 0)
         self.standing = Standing(settings, plane, reconciler, take_over, started, heard_before)
@@ -81,9 +88,13 @@ class Agent:
             lambda: {name: plane.loaded.maps.count(name) for name in _FILLED}, self.standing.written
         )
         self._node_object: Node | None = None
-        self._devices = DeviceFollower(
-            plane, self._own_pods, self._refresh_node, self._place, self.answers.account_devices
-        )
+        self._devices = DeviceFollower(plane, self)
+        self._policies = policies
+        if policies:
+            policies.join(reconciler)
+            self.standing.policies = policies
+            self.standing.warnings.append(policies.warnings)
+            self._policy_expiry = PolicyExpiry(settings.timeouts, plane.loaded.abi.constants, plane.hz)
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
@@ -186,8 +197,19 @@ class Agent:
         now = await asyncio.to_thread(self._plane.clock.now)
         filled = await asyncio.to_thread(self._fill.read)
         census = await asyncio.to_thread(sweep, loaded.maps, loaded.abi, self._expiry, now, filled)
+        if self._policies:
+            ended = await asyncio.to_thread(self._sweep_policy, now)
+            census = replace(
+                census, fill={**census.fill, **ended.fill}, evictions={**census.evictions, **ended.evictions}
+            )
+            if ended.ended and self.standing.flows:
+                await self.standing.flows.ended(ended.ended)
         self.standing.census = census
         await self.standing.take_over.forget_ended(census)
+
+    def _sweep_policy(self, now: int) -> PolicyCensus:
+        loaded = self._plane.loaded
+        return sweep_policy(loaded.maps, loaded.abi, self._policy_expiry, now, rtnetlink.indexes)
 
     async def _remember(self) -> None:
         """Note for a successor how old the state is that the maps hold."""
@@ -241,20 +263,43 @@ class Agent:
                 where = f"{event.origin} {event.path}".rstrip()
                 log.warning("%s: %s: %s", event.key or "an object", where, event.reason)
 
-    def _own_pods(self) -> tuple[Pod, ...]:
-        return self._reconciler.world.pods(self._settings.node_name)
-
-    async def _place(self, placement: Placement) -> None:
-        self.standing.placement = placement
-
     def _refresh_node(self) -> None:
         self._facts = node_facts(self._settings, self._plane.view, self._node_object)
         self._reconciler.set_node(self._facts)
         if self.standing.flows:
             self.standing.flows.directory.set_local(self._plane.view.local)
 
+    # -------------------------------------------- devices (agent.devices.Told)
+
+    def pods(self) -> tuple[Pod, ...]:
+        """Of this node."""
+        return self._reconciler.world.pods(self._settings.node_name)
+
+    async def placed(self, placement: Placement) -> None:
+        """Pods are elsewhere."""
+        self.standing.placement = placement
+        if self._policies:
+            await self._policies.placed(placement)
+
+    def attached(self) -> None:
+        """Programs are on all devices that were seen."""
+        if self._policies:
+            self._policies.let_through()
+
+    def node_changed(self) -> None:
+        """Addresses or uplinks are others now."""
+        self._refresh_node()
+
+    def took(self, seconds: float) -> None:
+        """A change of devices was dealt with so fast."""
+        self.answers.account_devices(seconds)
+
+    # --------------------------------------------------------------- accounts
+
     def _account(self, report: Report) -> None:
         self.answers.account(report)
+        if self._policies and report.frontends:
+            self._reconciler.judge_again()
         if self._health:
             self._health.passed(self._facts)
         if self._publisher:
@@ -278,6 +323,10 @@ class _Told:
             for event in batch:
                 self._tell(event)
             yield batch
+
+
+def _ignore(report: PolicyReport) -> None:
+    """Policy is off: nobody makes one."""
 
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:

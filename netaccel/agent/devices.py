@@ -8,7 +8,8 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from netaccel.datapath import netlink
 from netaccel.datapath.netlink import ANYTHING, NOTHING, Change
@@ -27,25 +28,36 @@ _FIRST_LOOK, _LAST_LOOK = 0.05, 5.0  # seconds between looks for pods that were 
 _EXPLAIN = 2.0  # seconds after which a pod that was not found is looked for elsewhere
 
 
+class Told(Protocol):
+    """Who is told of devices, and knows the node's pods."""
+
+    def pods(self) -> Sequence[Pod]:
+        """Of this node."""
+        ...
+
+    async def placed(self, placement: Placement) -> None:
+        """Pods are elsewhere: do what follows, before anything else is done."""
+        ...
+
+    def attached(self) -> None:
+        """Programs are on all devices that were seen."""
+        ...
+
+    def node_changed(self) -> None:
+        """Addresses or uplinks are others now."""
+        ...
+
+    def took(self, seconds: float) -> None:
+        """From the kernel's word of a change of devices until all of that was done."""
+        ...
+
+
 class DeviceFollower:
     """Run it in a task. What it was told last is in ``placement``."""
 
-    def __init__(
-        self,
-        plane: Plane,
-        pods: Callable[[], Sequence[Pod]],
-        node_changed: Callable[[], None],
-        placed: Callable[[Placement], Awaitable[None]],
-        took: Callable[[float], None],
-    ) -> None:
-        """``pods``: of this node; ``node_changed``: addresses or uplinks are others now.
-
-        ``placed``: does what follows from another placement, before anything else is done. ``took``: told of
-        seconds from the kernel's word of a change of devices until programs are attached and that is done.
-        """
+    def __init__(self, plane: Plane, told: Told) -> None:
         self.placement = NOWHERE
-        self._plane, self._pods = plane, pods
-        self._node_changed, self._placed, self._took = node_changed, placed, took
+        self._plane, self._told = plane, told
         self._finder = PodDevices(plane.settings.pod_devices)
         self._wake = asyncio.Event()
         self._change = NOTHING  # that was not looked at
@@ -85,7 +97,7 @@ class DeviceFollower:
                 self._thorough_at = time.monotonic() + _SETTLE
             now = time.monotonic()
             if heard is not None:
-                self._took(now - heard)
+                self._told.took(now - heard)
                 self._thorough_at = now + _SETTLE
             # Without a pause a storm of changes would take a whole core.
             await asyncio.sleep(min(_BREATH, 2 * (now - started)))
@@ -102,20 +114,21 @@ class DeviceFollower:
         now = time.monotonic()
         thorough = now >= self._thorough_at
         change, self._change = ANYTHING if thorough else self._change, NOTHING
-        pods = self._pods()
+        pods = self._told.pods()
         before, placement = await asyncio.to_thread(self._see, change, pods)
         thorough = thorough or before.uplinks != self._plane.view.uplinks
         follow = asyncio.create_task(asyncio.to_thread(self._plane.follow, thorough=thorough))
         try:  # what programs shall do is in the maps by the time that they are attached
             if placement != self.placement:
                 self.placement = placement
-                await self._placed(placement)
+                await self._told.placed(placement)
         finally:
             await follow
+        self._told.attached()
         if thorough:
             self._thorough_at = now + _RETRY if self._plane.hooks.failed() else math.inf
         if before != self._plane.view:
-            self._node_changed()
+            self._told.node_changed()
         await self._look_for(placement, pods)
 
     def _see(self, change: Change, pods: Sequence[Pod]) -> tuple[NodeView, Placement]:

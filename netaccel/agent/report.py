@@ -82,6 +82,7 @@ class Answers:
             "ignored": ignored(agent.reconciler),
             "waiting": [str(one) for one in agent.reconciler.world.waiting_slices()],
             "pods": pods(agent.placement),
+            "policy": agent.policies.status() if agent.policies else None,
             "counts": counts,
             "drift_repaired": agent.reconciler.stats.drift.total(),
             "hooks": [asdict(hook) for hook in agent.plane.hooks.status()],

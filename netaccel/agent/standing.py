@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from netaccel.agent.enforcement import Enforcement
 from netaccel.agent.takeover import TakeOver
 from netaccel.config import Settings
 from netaccel.datapath.plane import Plane
@@ -40,6 +41,8 @@ class Standing:
     features: list[Feature] = field(default_factory=list)
     edges: EdgeRecorder | None = None
     """None: policy is off, and nobody tells of flows."""
+    policies: Enforcement | None = None
+    """None: policy is off."""
     flows: Flows | None = None
     """None where no program tells flows."""
     warnings: list[Lines] = field(default_factory=list)

@@ -40,6 +40,8 @@ _NOTE = "filter-"
 class AttachType(IntEnum):
     """Those of enum bpf_attach_type (linux/bpf.h) that the project uses."""
 
+    CGROUP_INET_INGRESS = 0
+    CGROUP_INET_EGRESS = 1
     CGROUP_INET4_CONNECT = 10
     CGROUP_INET6_CONNECT = 11
     CGROUP_INET4_POST_BIND = 12

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,11 +78,20 @@ class Hooks:
         return counts
 
     def attach_sockets(self, types: Mapping[str, int]) -> None:
-        """Put the socket programs on the cgroup; ``types`` (enum bpf_attach_type) by name."""
+        """Put programs on the cgroup; ``types`` (enum bpf_attach_type) by name."""
         for name, attach_type in types.items():
             hook = attach.cgroup(self.cgroup, name, attach_type)
             self._attach(hook, name, HookStatus("cgroup", str(self.cgroup), name, "link"))
         log.info("sockets below %s: %d programs", self.cgroup, len(types))
+
+    def drop_from_cgroup(self, names: Collection[str]) -> None:
+        """Take these programs off the cgroup, whoever put them there."""
+        for name in names:
+            self._detach(attach.cgroup(self.cgroup, name, 0).name)
+
+    def pods_attached(self) -> frozenset[int]:
+        """Ifindexes of pod devices that have their programs."""
+        return frozenset(device.ifindex for device in self._pods.values())
 
     def meet(self, view: NodeView) -> None:
         """Attach to pod devices of ``view`` that are new, and forget those that went; no more than that.

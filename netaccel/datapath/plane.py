@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 _XDP = "xdp_uplink"
 _SOCKETS = "sock_cgroup"
+_GATE = "gate_pod"
+_GATE_PROGRAMS = ("gate_egress", "gate_ingress")
 _OBJECTS = (_SOCKETS, _XDP, "tc_uplink", "tc_pod")
 SET_RETVAL = (5, 18)
 """First kernel with bpf_set_retval; before it a refusal is EPERM."""
@@ -97,6 +99,7 @@ class Plane:
         self.hz = jiffies_per_second()
         self.clock = Clock()
         self._warnings = tuple(warnings)
+        self._gate_closed = False
 
     @classmethod
     def start(cls, settings: Settings, instance: Instance) -> Self:
@@ -117,6 +120,10 @@ class Plane:
         for obj in loaded.objects.values():
             programs.update(_programs(obj))
         hooks.attach_sockets(_attach_types(loaded.objects[_SOCKETS]))
+        if _GATE not in loaded.objects:
+            hooks.drop_from_cgroup(_GATE_PROGRAMS)
+        elif any((instance.links / f"cgroup-{name}").exists() for name in _GATE_PROGRAMS):
+            hooks.attach_sockets(_attach_types(loaded.objects[_GATE]))
         eye = Eye(settings)
         hooks.follow(eye.look(), explicit=bool(settings.uplinks))
         loaded.commit()
@@ -137,6 +144,16 @@ class Plane:
             self.hooks.follow(self.view, explicit=bool(self.settings.uplinks))
         else:
             self.hooks.meet(self.view)
+
+    def close_gate(self) -> None:
+        """In strict mode: from now on only addresses of ``gate_addresses`` are let through. Again is allowed.
+
+        The first agent does it when these are known; later ones find it closed, from their start on.
+        """
+        gate = self.loaded.objects.get(_GATE)
+        if gate and not self._gate_closed:
+            self.hooks.attach_sockets(_attach_types(gate))
+            self._gate_closed = True
 
     def warnings(self) -> list[str]:
         """What is served less well than asked, now."""
@@ -174,6 +191,8 @@ def _load(
 ) -> tuple[Loaded, list[str]]:
     """Load the objects; without XDP's where the kernel refuses it, since tc can serve alone."""
     objects = [name for name in _OBJECTS if settings.xdp != "off" or name != _XDP]
+    if settings.strict and settings.policy == "on":
+        objects.append(_GATE)
     sizes = map_sizes(settings.map_sizes, _map_names(objects)) if settings.map_sizes else {}
     cookie = namespace_cookie(find_cgroup(settings.cgroup))
     values = constants(settings, jiffies_per_second(), cookie)

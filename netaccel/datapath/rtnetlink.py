@@ -126,6 +126,11 @@ def device(ifindex: int) -> Device | None:
         raise
 
 
+def indexes() -> frozenset[int]:
+    """Ifindexes of all devices of this namespace. OSError."""
+    return frozenset(index for index, _ in socket.if_nameindex())
+
+
 def addresses(namespace: int | None = None, device: int = 0) -> list[Address]:
     """Addresses in the kernel's order (of a device: primary first), of all devices or of one.
 

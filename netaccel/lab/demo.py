@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -25,8 +25,10 @@ from netaccel.lab import cgroups, lifecycle, topology
 from netaccel.lab.figures import lines
 from netaccel.lab.handle import Lab, wait_for
 from netaccel.lab.plan import CLIENT4, CLIENT6, paths
+from netaccel.lab.policytour import PolicyTour
 from netaccel.lab.server import digest
 from netaccel.lab.state import State
+from netaccel.lab.tour import Shown, hold
 
 NAME = "demo"
 EXAMPLES = Path(netaccel.__file__).parents[1] / "examples"
@@ -45,13 +47,6 @@ for family, address in ((socket.AF_INET, sys.argv[1]), (socket.AF_INET6, sys.arg
         answer, sender = udp.recvfrom(2048)
         print(json.dumps({**json.loads(answer), "sender": sender[0]}))
 """
-
-
-class Shown(NamedTuple):
-    """What a step proved, in one line; and what there was to see."""
-
-    proof: str
-    details: tuple[str, ...] = ()
 
 
 class Tour:
@@ -82,6 +77,7 @@ class Tour:
         yield "A broken object harms only itself", f"{run} node-1 -- netaccel status", self.broken_object
         yield "What the kernel's maps hold", f"{run} node-1 -- netaccel service list", self.service_list
         yield "Counters", f"{run} {_IDLE_NODE} -- curl http://127.0.0.1:9962/metrics", self.metrics
+        yield from PolicyTour(self.lab, self.folder, _CLUSTER_IPS).steps(run)
 
     # ---------------------------------------------------------------- steps
 
@@ -255,12 +251,6 @@ class Tour:
             sum(backend["state"] == "active" for backend in port["backends"])
             for port in self._ports(_IDLE_NODE)
         }
-
-
-def hold(truth: bool, otherwise: str) -> None:
-    """Raise LabError unless it is so."""
-    if not truth:
-        raise LabError(otherwise)
 
 
 def _told(facts: dict[str, Any]) -> str:

@@ -53,6 +53,7 @@ class Engine:
         self._inputs: dict[ServiceKey, _Inputs] = {}
         self._compiled: dict[ServiceKey, CompiledService] = {}
         self._pending: dict[ServiceKey, None] = {}
+        self._moved_frontends = 0  # added and removed since the last report
         self._full: set[ServiceKey] = set()  # did not fit; looked at again when room is made
         self._barred: dict[ServiceKey, str] = {}  # did not fit although there seemed to be room
         self._good: dict[ServiceKey, Placed] | None = (
@@ -155,7 +156,8 @@ class Engine:
             written += self._write_mode()
         self._trusted, self._compare, self._cautious, self._good = True, False, False, None
         self._switched = False
-        return Report(looked_at, written, removed, drift, compared)
+        frontends, self._moved_frontends = self._moved_frontends, 0
+        return Report(looked_at, written, removed, frontends, drift, compared)
 
     def _pass(self, keys: list[ServiceKey], image: Image | None) -> tuple[int, int]:
         """Plan and write these Services. ``image``: all that the maps hold; None: as ``placed`` says."""
@@ -165,6 +167,7 @@ class Engine:
         new = Image.of(plan.placed.values())
         written = self._apply(steps(old, new, self._codes.free))
         removed = len(old.backends.keys() - new.backends.keys())
+        self._moved_frontends += len(old.frontends.keys() ^ new.frontends.keys())
         self._ids.commit()
         for key, after in plan.placed.items():
             self._room.replace(self.placed.get(key, NOTHING), after)

@@ -148,6 +148,12 @@ class Reconciler:
             self.policies.set_devices(devices)
             self._stir()
 
+    def judge_again(self) -> None:
+        """Have policies' programs judge established flows anew; cheap, a look-up or four for each."""
+        if self.policies:
+            self.policies.judge_again()
+            self._stir()
+
     @property
     def mode(self) -> Mode:
         """What the frontends say, or will after the next pass."""

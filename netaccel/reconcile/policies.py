@@ -73,6 +73,7 @@ class PolicyEngine:
         self._trusted = False  # the maps are as the compiler thinks
         self._compare = False
         self._stirred = False  # devices or addresses are others
+        self._again = False  # flows are to be judged anew, whatever is written
         self._full = ""  # the map that was full in the last pass
 
     # ------------------------------------------------------------- what is to do
@@ -102,13 +103,19 @@ class PolicyEngine:
             self._strict = strict
             self._trusted = False
 
+    def judge_again(self) -> None:
+        """Established flows are judged anew: whether a program translates them may be otherwise now."""
+        self._again = True
+
     def request_compare(self) -> None:
         """Read the maps in the next pass, repair what is other than written, try again what was refused."""
         self._compare = True
 
     def due(self, world: World) -> bool:
         """Whether a pass has something to do. Never before the source has told all that there is."""
-        return world.synced and bool(self._changed or self._stirred or self._compare or not self._trusted)
+        return world.synced and bool(
+            self._changed or self._stirred or self._again or self._compare or not self._trusted
+        )
 
     @property
     def heavy(self) -> bool:
@@ -159,6 +166,7 @@ class PolicyEngine:
 
     def _run(self, world: World, compare: bool) -> PolicyReport:
         trusted = self._trusted
+        again, self._again = self._again, False
         compared = compare or not trusted
         drift = self._read() if compared else Counter()
         changed = self._changed if self._started else everything(world)
@@ -169,7 +177,7 @@ class PolicyEngine:
         self._trusted, self._started, self._changed = False, True, set()
         todo = self._compiler.update(world, changed, self._devices, self._host)
         written = self._apply(todo)
-        if todo or not trusted or "policy_revision" in drift:
+        if todo or again or not trusted or "policy_revision" in drift:
             self._bump()
             written += 1
         self._compiler.commit()

@@ -38,6 +38,8 @@ class Report:
     """Entries written and removed."""
     removed_backends: int = 0
     """Backends whose slot became free."""
+    frontends: int = 0
+    """Frontends that were added and removed."""
     drift: Counter[str] = field(default_factory=Counter)
     """Entries found other than written, by map."""
     compared: bool = False

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's share in policy: from devices to endpoints, strict mode's gate, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from netaccel.config import Settings
+from netaccel.datapath.gate import Gate
+from netaccel.datapath.plane import Plane
+from netaccel.datapath.pods import NOWHERE, Placement
+from netaccel.errors import DatapathError
+from netaccel.model.endpoint import Pod, PodKey
+from netaccel.reconcile import PolicyEngine, PolicyReport, Reconciler
+
+log = logging.getLogger(__name__)
+
+_IN_FORCE = 1.0  # seconds that a look at devices waits at most for what follows from it
+
+
+class Enforcement:
+    """Make it with the engine that the reconciler gets, then give it that reconciler (:meth:`join`)."""
+
+    def __init__(self, settings: Settings, plane: Plane) -> None:
+        """DatapathError."""
+        self.engine = PolicyEngine(
+            plane.loaded.maps, plane.loaded.abi.constants, settings.node_name, strict=settings.strict
+        )
+        self.revision = 0
+        self._node, self._plane = settings.node_name, plane
+        self._placement = NOWHERE
+        self._reconciler: Reconciler | None = None
+        self._gate = Gate(plane.loaded.maps) if settings.strict else None
+
+    def join(self, reconciler: Reconciler) -> None:
+        """The reconciler that runs the engine."""
+        self._reconciler = reconciler
+
+    def pods(self) -> tuple[Pod, ...]:
+        """This node's pods."""
+        return self._reconciler.world.pods(self._node) if self._reconciler else ()
+
+    async def placed(self, placement: Placement) -> None:
+        """Pods are elsewhere. Returns when that is in force, or has to wait for something else."""
+        self._placement = placement
+        if self._reconciler is None:
+            return
+        self._reconciler.set_devices(placement.devices)
+        if self._reconciler.world.synced:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._reconciler.settled(), _IN_FORCE)
+
+    def reported(self, report: PolicyReport) -> None:
+        """A pass is over."""
+        self.revision = report.revision
+        self.let_through()
+
+    def let_through(self) -> None:
+        """In strict mode: let those pods through whose policy is in force at their device, and no others."""
+        if self._gate is None or not self.revision:
+            return
+        try:
+            self._gate.set(address for pod in self._guarded() for address in pod.addresses)
+            self._plane.close_gate()
+        except DatapathError as error:
+            log.warning("strict mode's gate: %s; tried again with the next change", error)
+
+    def _guarded(self) -> list[Pod]:
+        """Pods whose device has its programs and an endpoint."""
+        attached, placed = self._plane.hooks.pods_attached(), self.engine.placed
+        return [
+            pod
+            for pod in self.pods()
+            if not pod.host_network and placed.get(pod.key) in attached and self._is_there(pod.key)
+        ]
+
+    def _is_there(self, key: PodKey) -> bool:
+        return self._placement.devices.get(key) == self.engine.placed.get(key)
+
+    def warnings(self) -> list[str]:
+        """What is not enforced though a policy asks for it, or shut though none does."""
+        found = [
+            f"pod {key.namespace}/{key.name}: no policy is enforced: the map policy_endpoints is full"
+            for key in sorted(self.engine.left_out)
+        ]
+        return found + ([self._gate.problem] if self._gate and self._gate.problem else [])
+
+    def status(self) -> dict[str, Any]:
+        """For /status."""
+        return {
+            "strict": self._gate is not None,
+            "revision": self.revision,
+            "enforced": len(self.engine.placed),
+        }
