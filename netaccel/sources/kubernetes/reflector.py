@@ -77,7 +77,7 @@ class Reflector:
         if self.watched.selectors and self._wider is None:
             self._wider = replace(self.watched, selectors={})
             self.standing.listed = False
-            if self._patience is not None:
+            if self._patience is not None and not self._patience.expired():
                 self._patience.reschedule(asyncio.get_running_loop().time())
 
     def _is_to_widen(self) -> bool:
