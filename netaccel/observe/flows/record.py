@@ -48,8 +48,8 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class RuleName(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A policy's rule. ``number`` counts from 0 in its direction; -1: none, the policy isolates.
 
-    ``kind`` "": the rule of this ``id`` is not there any more. ``rule``: as its author named it. ``action``:
-    as its author wrote it, in the words of enum rule_action.
+    ``kind`` "": the rule of this ``id`` is not there any more, and nothing else is known of it. ``rule``: as
+    its author named it. ``action``: as its author wrote it, in the words of enum rule_action.
     """
 
     id: int
@@ -57,7 +57,7 @@ class RuleName(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     namespace: str = ""
     name: str = ""
     direction: str = ""
-    number: int = -1
+    number: int = -2  # so that -1 stands in JSON
     action: str = ""
     rule: str = ""
     monitor: bool = False
