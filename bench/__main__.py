@@ -18,6 +18,7 @@ PARTS = {
     "connect": "connect() through socket LB against direct",
     "control": "cold start, one endpoint's change, memory",
     "start": "agent start to first program and to ready, idle CPU",
+    "policy": "policies: compile and write, one change, memory",
     "pods": "from a pod's birth to programs at its device and its policy in force",
     "nodeport": "packets and requests a second through a NodePort, against nftables",
     "flows": "events of flows: what reading them costs, none unaccounted for",

@@ -36,14 +36,14 @@ def run() -> list[Result]:
 
 
 @contextmanager
-def tables(**sizes: int) -> Iterator[tuple[KernelMaps, dict[str, int]]]:
-    """The maps of a node, in the kernel and not pinned."""
+def tables(name: str = "xdp_uplink", **sizes: int) -> Iterator[tuple[KernelMaps, dict[str, int]]]:
+    """The maps of an object's programs, in the kernel and not pinned."""
     with ExitStack() as stack:
-        found = stack.enter_context(BpfObject.named("xdp_uplink"))
-        for name, entries in sizes.items():
-            found.resize(name, entries)
+        found = stack.enter_context(BpfObject.named(name))
+        for resized, entries in sizes.items():
+            found.resize(resized, entries)
         found.load()
-        maps = KernelMaps({name: found.map(name) for name in found.map_definitions()}, found.abi)
+        maps = KernelMaps({each: found.map(each) for each in found.map_definitions()}, found.abi)
         stack.callback(maps.close)
         yield maps, dict(found.abi.constants)
 

@@ -131,7 +131,7 @@ def test_after_any_single_write_a_verdict_is_the_old_one_or_the_new_one_or_a_den
         after = kernel.copy()
         after.write_all(todo)
         old, new = answers(kernel), answers(after)
-        moving = [flow for flow in old if old[flow] != new[flow]] + list(old)[::7]
+        moving = [flow for flow in old if old[flow] != new[flow]] + list(old)[::3]
         for one in todo:
             for _ in kernel.write(one):
                 for flow in moving:

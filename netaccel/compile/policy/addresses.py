@@ -76,8 +76,9 @@ class Addresses:
     def put_host(self, addresses: frozenset[Address]) -> set[Address]:
         """This node's devices have these addresses."""
         changed = self._host ^ addresses
-        self._host = addresses
-        self._sorted = None
+        if changed:
+            self._host = addresses
+            self._sorted = None
         return set(changed)
 
     def _claim(

@@ -259,6 +259,7 @@ class Compiler:
         self._host = host
         reselect |= self._take_devices(devices)
         policies = self._compile(world, todo)
+        before = {key: self._catalog.policies.get(key) for key in policies}
         touched = self._catalog.replace(policies)
         wishes = self._held.image.identities if self._whole else {}
         moves = self._identities.move(self._wanted(affected, touched), wishes)
@@ -266,8 +267,9 @@ class Compiler:
         users = self._move(moves)
         dirty = self._select(policies)
         new = self._settle(reselect, dirty)
-        self._build(policies, users, new)
-        self._place()
+        users |= _stale(before, policies)
+        built = self._build(policies, users, new)
+        self._place(reselect | dirty, built, moves.entries)
 
     def _take_objects(self, world: World, todo: Changes) -> tuple[set[Address], set[PodKey]]:
         """Addresses and local pods that something changed for."""
@@ -306,8 +308,10 @@ class Compiler:
             if policy is not None and key in self.refused:
                 policy = stricter(policy)
             new = None if policy is None else compile_policy(policy, world)
-            if new is None or old is None or not new.means(old):
+            if new is None or old is None:
                 changed[key] = new
+            elif not new.means(old):
+                changed[key] = new.keeping(old)
         return {key: new for key, new in changed.items() if new or key in self._catalog.policies}
 
     def _wanted(self, affected: set[Address], touched: set[Cidr]) -> dict[IdentityKey, Class | None]:
@@ -389,29 +393,36 @@ class Compiler:
             self._assembly.leave(gone)
         return new
 
-    def _build(self, policies: Iterable[PolicyKey], users: _Users, new: set[SubjectKey]) -> None:
-        """Work out the tables that may differ."""
+    def _build(self, policies: Iterable[PolicyKey], users: _Users, new: set[SubjectKey]) -> set[SubjectKey]:
+        """Work out the tables that may differ; whose they are."""
         assembly = self._assembly
         todo = {(subject, direction) for subject in new for direction in Direction}
         for key in policies:
             assembly.name_rules(key)
-            users.update((key, direction) for direction in Direction)
         for key, direction in users:
             for subject in assembly.by_policy.get(key, ()):
                 if key in subject.policies(direction):
                     todo.add((subject, direction))
         for subject, direction in todo:
             assembly.build(subject, direction)
+        return {subject for subject, _ in todo}
 
-    def _place(self) -> None:
-        """The endpoints of all local pods."""
-        before = self._endpoints
-        room = self._limits.policy_endpoints
+    def _place(self, pods: Set[PodKey], built: Set[SubjectKey], moved: Set[IdentityKey]) -> None:
+        """The endpoints of local pods: of these, of those with these subjects, of those that moved."""
+        before, room = self._endpoints, self._limits.policy_endpoints
         placed = list(self._locals.items())
         if len(placed) > room:
             placed = sorted(placed, key=lambda one: (one[1].ifindex not in before, one[0]))[:room]
         self.left_out = frozenset(self._locals.keys() - dict(placed).keys())
-        found = {local.ifindex: self._endpoint(local) for _, local in placed}
+        found = {}
+        for key, local in placed:
+            known = before.get(local.ifindex)
+            if known is not None and key not in pods and local.subject not in built:
+                four, six = IdentityKey(_ALL, known.addr4), IdentityKey(_ALL, known.addr6)
+                if four not in moved and six not in moved:
+                    found[local.ifindex] = known
+                    continue
+            found[local.ifindex] = self._endpoint(local)
         self._touched_endpoints |= before.keys() - found.keys()
         self._touched_endpoints.update(n for n, endpoint in found.items() if before.get(n) != endpoint)
         self._endpoints = found
@@ -448,6 +459,18 @@ class Compiler:
             self._moved,
             self._touched_endpoints,
         )
+
+
+def _stale(
+    before: Mapping[PolicyKey, CompiledPolicy | None], after: Mapping[PolicyKey, CompiledPolicy | None]
+) -> _Users:
+    """Policies and directions whose tables are to be built again."""
+    return {
+        (key, direction)
+        for key, new in after.items()
+        for direction in Direction
+        if (old := before[key]) is None or new is None or new.rules[direction] is not old.rules[direction]
+    }
 
 
 def ends(pod: Pod) -> tuple[bytes, bytes]:

@@ -7,13 +7,12 @@ is in force and once for the shadow; what has the same verdicts is joined and cu
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from netaccel.compile.policy.rules import CompiledRule
-from netaccel.model.policy import Action, NamedPort, PortRange, Tier
+from netaccel.compile.policy.rules import CompiledRule, Spans
+from netaccel.model.policy import Action, NamedPort, Tier
 from netaccel.records import PolicyVerdict
 
 PORTS = 1 << 16
@@ -25,12 +24,11 @@ Row = tuple[tuple[tuple[int, int, int], PolicyVerdict], ...]
 
 
 class Ruled(NamedTuple):
-    """A rule in its place; ``id``: key of the map ``policy_rules``, ``rank``: of its policy in the order."""
+    """A rule with its ``id``, the key of the map ``policy_rules``."""
 
     rule: CompiledRule
     id: int
     tier: Tier
-    rank: int
 
 
 class Fallback(NamedTuple):
@@ -64,68 +62,65 @@ class Actions:
 Named = tuple[tuple[str, int, int], ...]
 """(name, protocol, number) of the destination's named ports."""
 
+_Span = tuple[int, int]
+"""Cells, the second not included."""
+
 _RANK = {Action.DROP: 0, Action.REJECT: 1, Action.ALLOW: 2}
-_Span = tuple[int, int]  # cells, the second not included
 
 
 def resolve(rules: Sequence[Ruled], fallback: Fallback, named: Named, actions: Actions) -> Row:
     """The row of a peer that these rules match, in the order of evaluation."""
-    ranges = [list(_ranges(one.rule, named)) for one in rules]
-    protocols = sorted({span.protocol for spans in ranges for span in spans})
-    everywhere = [one for one in rules if one.rule.ports is None]
-    whole = [(one, [(0, 1)]) for one in everywhere]
-    (other,) = _verdicts(whole, 1, fallback, actions)
-    entries = {(WHOLE, 0, 0): other}
-    for protocol in protocols:
-        bounds, painted = _cells(protocol, rules, ranges)
+    spans = [one.rule.spans if not one.rule.named else _with_named(one.rule, named) for one in rules]
+    everywhere = [(one, [(0, 1)]) for one in rules if one.rule.ports is None]
+    (other,) = _verdicts(everywhere, 1, fallback, actions)
+    entries = [((WHOLE, 0, 0), other)]
+    for protocol in sorted({protocol for found in spans for protocol in found}):
+        bounds, painted = _cells(protocol, rules, spans)
         verdicts = _verdicts(painted, len(bounds) - 1, fallback, actions)
-        entries.update(_entries(protocol, bounds, verdicts, other))
-    return tuple(sorted(entries.items()))
+        entries += _entries(protocol, bounds, verdicts, other)
+    entries.sort()
+    return tuple(entries)
 
 
-def _ranges(rule: CompiledRule, named: Named) -> Iterator[PortRange]:
+def _with_named(rule: CompiledRule, named: Named) -> Spans:
+    """A rule's ports, those that the destination names too."""
+    found = {protocol: list(spans) for protocol, spans in rule.spans.items()}
     for port in rule.ports or ():
-        match port:
-            case PortRange():
-                yield port
-            case NamedPort(name, protocol):
-                for known, number_of, number in named:
-                    if known == name and protocol in (None, number_of):
-                        yield PortRange(number_of, number, number)
+        if isinstance(port, NamedPort):
+            for name, protocol, number in named:
+                if name == port.name and port.protocol in (None, protocol):
+                    found.setdefault(protocol, []).append((number, number + 1))
+    return found
 
 
 def _cells(
-    protocol: int, rules: Sequence[Ruled], ranges: Sequence[Sequence[PortRange]]
-) -> tuple[list[int], list[tuple[Ruled, list[_Span]]]]:
+    protocol: int, rules: Sequence[Ruled], spans: Sequence[Spans]
+) -> tuple[list[int], list[tuple[Ruled, Sequence[_Span]]]]:
     """Where the ports of a protocol are cut, and the cells of each rule."""
     edges = {0, PORTS}
-    for spans in ranges:
-        for span in spans:
-            if span.protocol == protocol:
-                edges.update((span.first, span.last + 1))
+    for of_rule in spans:
+        for span in of_rule.get(protocol, ()):
+            edges.update(span)
     bounds = sorted(edges)
-    painted = []
-    for one, spans in zip(rules, ranges, strict=True):
+    at = {bound: cell for cell, bound in enumerate(bounds)}
+    whole = [(0, len(bounds) - 1)]
+    painted: list[tuple[Ruled, Sequence[_Span]]] = []
+    for one, of_rule in zip(rules, spans, strict=True):
         if one.rule.ports is None:
-            painted.append((one, [(0, len(bounds) - 1)]))
-            continue
-        cells = [
-            (bisect_left(bounds, span.first), bisect_left(bounds, span.last + 1))
-            for span in spans
-            if span.protocol == protocol
-        ]
-        if cells:
-            painted.append((one, cells))
+            painted.append((one, whole))
+        elif protocol in of_rule:
+            painted.append((one, [(at[first], at[end]) for first, end in of_rule[protocol]]))
     return bounds, painted
 
 
 def _verdicts(
-    painted: Sequence[tuple[Ruled, list[_Span]]], cells: int, fallback: Fallback, actions: Actions
+    painted: Sequence[tuple[Ruled, Sequence[_Span]]], cells: int, fallback: Fallback, actions: Actions
 ) -> list[PolicyVerdict]:
     read = [(one, one.rule.enforced, spans) for one, spans in painted]
-    enforced = _paint(read, cells, fallback.enforced, actions)
-    read = [(one, one.rule.shadow, spans) for one, spans in painted]
-    shadow = _paint(read, cells, fallback.shadow, actions)
+    enforced = shadow = _paint(read, cells, fallback.enforced, actions)
+    if fallback.enforced != fallback.shadow or any(o.rule.enforced is not o.rule.shadow for o, _ in painted):
+        read = [(one, one.rule.shadow, spans) for one, spans in painted]
+        shadow = _paint(read, cells, fallback.shadow, actions)
     return [
         PolicyVerdict(e.rule, s.rule, e.action, s.action, e.isolated, s.isolated)
         for e, s in zip(enforced, shadow, strict=True)
@@ -133,13 +128,16 @@ def _verdicts(
 
 
 def _paint(
-    painted: Iterable[tuple[Ruled, Action | None, list[_Span]]], cells: int, isolation: int, actions: Actions
+    painted: Iterable[tuple[Ruled, Action | None, Sequence[_Span]]],
+    cells: int,
+    isolation: int,
+    actions: Actions,
 ) -> list[Verdict]:
-    tiers: dict[Tier, list[tuple[Ruled, Action, list[_Span]]]] = {tier: [] for tier in Tier}
+    tiers: dict[Tier, list[tuple[Ruled, Action, Sequence[_Span]]]] = {tier: [] for tier in Tier}
     for one, action, spans in painted:
         if action is not None:
             tiers[one.tier].append((one, action, spans))
-    tiers[Tier.NAMESPACED].sort(key=lambda found: (_RANK[found[1]], found[0].rank, found[0].rule.number))
+    tiers[Tier.NAMESPACED].sort(key=_by_action)  # otherwise they stay in their order
     verdicts: list[Verdict | None] = [None] * cells
     _paint_tier(verdicts, tiers[Tier.ADMIN], actions)
     _paint_tier(verdicts, tiers[Tier.NAMESPACED], actions)
@@ -151,9 +149,13 @@ def _paint(
     return [verdict or allowed for verdict in verdicts]
 
 
+def _by_action(found: tuple[Ruled, Action, Sequence[_Span]]) -> int:
+    return _RANK[found[1]]
+
+
 def _paint_tier(
     verdicts: list[Verdict | None],
-    found: Iterable[tuple[Ruled, Action, list[_Span]]],
+    found: Iterable[tuple[Ruled, Action, Sequence[_Span]]],
     actions: Actions,
 ) -> None:
     """The first rule of a tier that has a cell takes it; one that passes leaves it to the next tier."""
@@ -188,10 +190,10 @@ def _entries(
             runs[-1] = (runs[-1][0], end, verdict)
         else:
             runs.append((first, end, verdict))
-    needed: Counter[PolicyVerdict] = Counter()
-    cut = [(verdict, list(prefixes(first, end))) for first, end, verdict in runs]
+    needed: dict[PolicyVerdict, int] = {}
+    cut = [(verdict, prefixes(first, end)) for first, end, verdict in runs]
     for verdict, found in cut:
-        needed[verdict] += len(found)
+        needed[verdict] = needed.get(verdict, 0) + len(found)
     base = max(needed, key=lambda verdict: (needed[verdict], verdict == other))
     if base != other:
         yield (PROTOCOL, protocol, 0), base
@@ -201,11 +203,14 @@ def _entries(
                 yield (PROTOCOL + length, protocol, port), verdict
 
 
-def prefixes(first: int, end: int) -> Iterator[tuple[int, int]]:
+@lru_cache(maxsize=4096)
+def prefixes(first: int, end: int) -> tuple[tuple[int, int], ...]:
     """(length, first port) of the fewest prefixes of 16 bits that are ``first`` to ``end`` - 1."""
+    found = []
     while first < end:
         size = first & -first or PORTS
         while size > end - first:
             size >>= 1
-        yield 17 - size.bit_length(), first
+        found.append((17 - size.bit_length(), first))
         first += size
+    return tuple(found)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from netaccel.compile.policy.selectors import Block, Nodes, Pods, Ports, Spec, Whole
@@ -23,6 +23,7 @@ from netaccel.model.policy import (
     Policy,
     PolicyKey,
     Port,
+    PortRange,
     Requirement,
     Rule,
     ServicePeer,
@@ -33,6 +34,9 @@ from netaccel.model.service import ServiceKey
 from netaccel.model.snapshot import World
 
 _ALL = 128
+
+Spans = Mapping[int, Sequence[tuple[int, int]]]
+"""First port and the one after the last, by protocol."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,6 +52,8 @@ class CompiledRule:
     shadow: Action | None
     specs: tuple[Spec, ...] | None
     ports: tuple[Port, ...] | None
+    spans: Spans
+    """The ports that are numbers."""
     named: frozenset[str]
     """Names of ports that have to be looked up at the destination."""
 
@@ -70,10 +76,22 @@ class CompiledPolicy:
 
     def means(self, other: CompiledPolicy) -> bool:
         """Whether it is the same policy, and its peers mean the same."""
-        if self.policy != other.policy:
-            return False
-        pairs = zip(self.rules, other.rules, strict=True)
-        return all([a.specs for a in mine] == [b.specs for b in theirs] for mine, theirs in pairs)
+        return self.policy == other.policy and all(self.says(d, other) for d in Direction)
+
+    def says(self, direction: Direction, other: CompiledPolicy) -> bool:
+        """Whether another says the same of a direction, whomever it selects."""
+        mine, theirs = self.policy, other.policy
+        return (
+            (mine.tier, mine.mode, self.order) == (theirs.tier, theirs.mode, other.order)
+            and (direction in mine.isolates) == (direction in theirs.isolates)
+            and mine.rules(direction) == theirs.rules(direction)
+            and [a.specs for a in self.rules[direction]] == [b.specs for b in other.rules[direction]]
+        )
+
+    def keeping(self, old: CompiledPolicy) -> CompiledPolicy:
+        """The same, with the old rules of a direction that nothing is new in: what was made of them holds."""
+        ingress, egress = (old.rules[d] if self.says(d, old) else self.rules[d] for d in Direction)
+        return replace(self, rules=(ingress, egress))
 
     def specs(self, direction: Direction) -> Iterator[Spec]:
         """What it names in a direction; on egress whoever has a port of a name that it names, too."""
@@ -151,7 +169,11 @@ def _rule(policy: Policy, number: int, rule: Rule, world: World, monitored: bool
     specs = None if peers is None else tuple(s for peer in peers for s in _specs(peer, policy, world))
     named = frozenset(port.name for port in ports or () if isinstance(port, NamedPort))
     enforced = None if monitored or rule.action is Action.MONITOR else shadow
-    return CompiledRule(number, rule.action, enforced, shadow, specs, ports, named)
+    spans: dict[int, list[tuple[int, int]]] = {}
+    for port in ports or ():
+        if isinstance(port, PortRange):
+            spans.setdefault(port.protocol, []).append((port.first, port.last + 1))
+    return CompiledRule(number, rule.action, enforced, shadow, specs, ports, spans, named)
 
 
 def _specs(peer: Peer, policy: Policy, world: World) -> Iterator[Spec]:

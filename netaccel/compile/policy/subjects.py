@@ -62,8 +62,8 @@ def ruled(
 ) -> list[Ruled]:
     """Their rules in the order of evaluation."""
     return [
-        Ruled(rule, ids[RuleRef(p.key, direction, rule.number)], p.policy.tier, rank)
-        for rank, p in enumerate(policies)
+        Ruled(rule, ids[RuleRef(p.key, direction, rule.number)], p.policy.tier)
+        for p in policies
         for rule in p.rules[direction]
     ]
 

@@ -293,7 +293,7 @@ class Danger:
         new: Mapping[int, PolicyEndpoint],
         moves: Collection[Move],
     ) -> set[int]:
-        """Of the endpoints of ``new`` those that have to be shut, or, if they are new, written last."""
+        """Endpoints that have to be shut in between, or, if they are new, written last."""
         found = set()
         for ifindex, after in new.items():
             before = old.get(ifindex)
@@ -302,6 +302,10 @@ class Danger:
             else:
                 danger = any(self._in_danger(pair, moves) for pair in _pairs(before, after))
             if danger:
+                found.add(ifindex)
+        for ifindex in old.keys() - new.keys():  # nor shall what leaves meet what is new
+            subject = old[ifindex].subject
+            if moves or any(self._written.get((subject, direction)) for direction in (0, 1)):
                 found.add(ifindex)
         return found
 
