@@ -46,7 +46,9 @@ NOW = 1_700_000_000.0
 HOUR = 3600.0
 APPS = ("web", "api", "db", "cache", "job")
 NODES = [Node(f"node-{n}", (parse_address(f"172.30.0.{n}"),)) for n in (1, 2)]
-STRANGERS = [parse_address(a) for a in ("192.0.2.1", "198.51.100.7", "169.254.169.254", "2001:db8::9")]
+STRANGERS = [
+    parse_address(a) for a in ("192.0.2.1", "198.51.100.7", "198.51.100.8", "169.254.169.254", "2001:db8::9")
+]
 
 BEFORE = """
 apiVersion: networking.k8s.io/v1
