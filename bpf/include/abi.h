@@ -220,6 +220,7 @@ enum policy_flow_flag {
 	POLICY_FLOW_FIN_POD = 4,  /* the pod has sent a FIN */
 	POLICY_FLOW_FIN_PEER = 8, /* the peer has */
 	POLICY_FLOW_EITHER = 16,  /* taken up in its middle: either side may have opened it */
+	POLICY_FLOW_DENIED = 32,  /* was allowed, is not any more; who opened it stays known */
 };
 
 enum flow_event_type {

@@ -99,14 +99,6 @@ static __always_inline void policy_put(int family, const struct policy_case *c)
 		bpf_map_update_elem(map, c->key, &c->flow, BPF_ANY);
 }
 
-static __always_inline void policy_delete(int family, const struct policy_case *c)
-{
-	void *map = family == AF_INET ? (void *)&policy_flows4 : (void *)&policy_flows6;
-
-	if (!bpf_map_delete_elem(map, c->key))
-		count(family == AF_INET ? COUNTER_POLICY4_DELETE : COUNTER_POLICY6_DELETE);
-}
-
 /* ----------------------------------------------------------- states and times */
 
 /* Jiffies without a packet after which the entry means nothing. */
@@ -133,14 +125,15 @@ static __always_inline int policy_begins_anew(const struct policy_flow *f, const
 					      __u8 direction)
 {
 	return IS_TCP_SYN(p->tcp_flags) && (direction != f->direction || f->state >= POLICY_FLOW_CLOSING ||
-					    f->flags & POLICY_FLOW_EITHER);
+					    f->flags & (POLICY_FLOW_EITHER | POLICY_FLOW_DENIED));
 }
 
 /* The answer of a Reject, on its way. */
 static __always_inline int policy_is_answer(const struct policy_flow *f, const struct packet *p,
 					    __u8 direction)
 {
-	return f->flags & POLICY_FLOW_REJECTED && direction != f->direction && p->tcp_flags & TCP_RST;
+	return f->flags & POLICY_FLOW_REJECTED && p->tcp_flags & TCP_RST &&
+	       (direction != f->direction || f->flags & POLICY_FLOW_DENIED);
 }
 
 static __always_inline void policy_track(struct policy_flow *f, const struct packet *p, __u8 direction)
@@ -191,7 +184,7 @@ policy_known(struct __sk_buff *skb, int family, const struct packet *p, __u8 dir
 	now = jiffies_now();
 	if (policy_expired(f, p->tuple.proto, now) || policy_begins_anew(f, p, direction))
 		return POLICY_ASK;
-	if (f->flags & POLICY_FLOW_REJECTED)
+	if (f->flags & (POLICY_FLOW_REJECTED | POLICY_FLOW_DENIED))
 		return policy_is_answer(f, p, direction) ? POLICY_PLAIN : POLICY_ASK;
 	/* A connection of the pod's own has the tuple too, from before: both go the longer way now. */
 	if (look == POLICY_LOOK_TRANSLATED && f->flags & POLICY_FLOW_PLAIN)
@@ -335,6 +328,21 @@ static __always_inline void policy_tell(const struct policy_case *c, struct flow
 	event_verdict(e);
 }
 
+/* An entry that was judged again and not allowed. It stays: else the next segment would be taken for one of a
+ * connection that its other end may open. */
+static __always_inline void policy_shut(struct policy_flow *f, __u32 revision)
+{
+	f->flags = (f->flags & ~POLICY_FLOW_PLAIN) | POLICY_FLOW_DENIED;
+	f->verdict = VERDICT_DROPPED;
+	f->revision = revision;
+}
+
+/* Neither allowed once nor known by its opener. */
+static __always_inline int policy_is_refusal(const struct policy_flow *f)
+{
+	return (f->flags & (POLICY_FLOW_REJECTED | POLICY_FLOW_DENIED)) == POLICY_FLOW_REJECTED;
+}
+
 /* An entry that was judged again and stays: what this packet needs, and an event where the verdict differs.
  */
 static __always_inline void policy_renew(struct policy_flow *f, const struct policy_case *c,
@@ -346,7 +354,7 @@ static __always_inline void policy_renew(struct policy_flow *f, const struct pol
 	f->rule = fresh->rule;
 	f->shadow_rule = fresh->shadow_rule;
 	f->direction = fresh->direction;
-	f->flags &= ~POLICY_FLOW_PLAIN; /* until policy_open() */
+	f->flags &= ~(POLICY_FLOW_PLAIN | POLICY_FLOW_DENIED | POLICY_FLOW_REJECTED); /* policy_open() adds */
 	f->seen = fresh->seen;
 	f->revision = fresh->revision;
 	if (f->verdict == fresh->verdict)
@@ -404,7 +412,7 @@ static __always_inline __u32 policy_ask(struct __sk_buff *skb, int family, const
 	policy_guess(p, direction, c);
 	f = settings.dry_run || p->flags & PACKET_OPENS ? NULL
 							: policy_find_case(family, &p->tuple, direction, c);
-	if (f && (f->flags & POLICY_FLOW_REJECTED || policy_expired(f, p->tuple.proto, now) ||
+	if (f && (policy_is_refusal(f) || policy_expired(f, p->tuple.proto, now) ||
 		  policy_begins_anew(f, p, direction)))
 		f = NULL;
 	if (f) {
@@ -419,11 +427,10 @@ static __always_inline __u32 policy_ask(struct __sk_buff *skb, int family, const
 	}
 	policy_fill(p, direction, c, current->revision, now);
 	policy_note(c, e);
-	if (f && f->revision != current->revision) {
+	if (f && f->revision != current->revision)
 		count(COUNTER_POLICY_AGAIN);
-		if (c->reason)
-			policy_delete(family, c);
-	}
+	if (f && c->reason)
+		policy_shut(f, current->revision);
 	if (f && !c->reason) {
 		policy_renew(f, c, e);
 		policy_account(f, direction, skb->gso_segs ?: 1, p->tot_len);
@@ -488,11 +495,17 @@ static __always_inline int policy_refused(struct __sk_buff *skb, int family, con
 {
 	struct policy_case *c = policy_case();
 	struct policy_revision *current = policy_now();
+	struct policy_flow *f;
 
 	if (!c || !current)
 		return 0;
-	__builtin_memset(&c->flow, 0, sizeof(c->flow));
 	c->ifindex = skb->ifindex;
+	f = policy_find_case(family, &p->tuple, direction, c);
+	if (f && f->flags & POLICY_FLOW_DENIED) {
+		f->flags |= POLICY_FLOW_REJECTED;
+		return 0;
+	}
+	__builtin_memset(&c->flow, 0, sizeof(c->flow));
 	c->flow.revision = current->revision;
 	c->flow.seen = jiffies_now();
 	c->flow.opened = c->flow.seen;

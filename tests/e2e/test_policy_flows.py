@@ -30,7 +30,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 WEB, NEAR, FAR = "pod:default/web", "pod:default/near", "pod:default/far"
 HTTP, ECHO = "tcp/8080", "udp/8007"
-SIZE, RATE = 24_000_000, 6_000_000  # bytes, bytes a second: four seconds
+SIZE, RATE = 24_000_000, 3_000_000  # bytes, bytes a second: eight seconds
 both_families = pytest.mark.parametrize("family", BOTH, ids=["IPv4", "IPv6"])
 
 
