@@ -157,7 +157,8 @@ def _print(view: PolicyView) -> None:
     for reason in view["reasons"]:
         click.echo(f"  reason: {reason}")
     tier = view["tier"] if view["priority"] is None else f"{view['tier']}, priority {view['priority']}"
-    click.echo(f"  mode {view['mode']}, tier {tier}, generation {view['generation']}")
+    generation = f", generation {view['generation']}" if view["generation"] else ""
+    click.echo(f"  mode {view['mode']}, tier {tier}{generation}")
     pods = view["pods"]
     click.echo(f"  selects {pods['here']} pods here, {pods['known']} on {pods['nodes']} nodes")
     if view["isolates"]:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import NamedTuple
 
 from netaccel.model.address import Address
@@ -86,6 +87,8 @@ def preview(world: World, changes: Changes, edges: Iterable[Edge]) -> Preview:
         count += 1
         pair = judges.pair(edge.key)
         if pair is None:
+            if judges.is_nobodys(edge.key):
+                uncertain[NOBODYS] += 1
             continue
         touched += 1
         uncertain.update(pair.notes)
@@ -158,12 +161,12 @@ class _Judges:
         self._kept = [policy for key, policy in world.policies().items() if key not in gone]
         self._old = [policy for key, policy in world.policies().items() if key in gone]
         self._subjects: dict[tuple[object, ...], _Subject] = {}
-        self._parties: dict[End, tuple[Party, tuple[str, ...]]] = {}
+        self._parties: dict[tuple[End, bool], tuple[Party, tuple[str, ...]]] = {}
 
     def pair(self, key: EdgeKey) -> _Pair | None:
         """None where no changed policy is about the edge's subject: its verdict stays."""
-        source, notes_there = self._party(key.source)
-        destination, notes_here = self._party(key.destination)
+        source, notes_there = self._party(key.source, own=key.direction is Direction.EGRESS)
+        destination, notes_here = self._party(key.destination, own=key.direction is Direction.INGRESS)
         pod = (destination if key.direction is Direction.INGRESS else source).pod
         if pod is None:
             return None
@@ -184,6 +187,11 @@ class _Judges:
             )
         return _Pair(*found, (*notes_there, *notes_here))
 
+    def is_nobodys(self, key: EdgeKey) -> bool:
+        """Whether nobody knows whose policy was asked."""
+        subject = key.subject
+        return subject.where is Where.WORLD and subject.address not in self._pods
+
     def _subject(self, pod: Pod) -> _Subject:
         known = (pod.key.namespace, pod.labels, pod.host_network)
         found = self._subjects.get(known)
@@ -197,16 +205,26 @@ class _Judges:
     def _selecting(self, policies: Iterable[Policy], pod: Pod) -> tuple[Policy, ...]:
         return tuple(policy for policy in policies if selects_pod(self._world, policy, pod))
 
-    def _party(self, end: End) -> tuple[Party, tuple[str, ...]]:
-        found = self._parties.get(end)
+    def _party(self, end: End, *, own: bool) -> tuple[Party, tuple[str, ...]]:
+        """``own``: the edge is of this end's device, so it is a pod even where that was not known then."""
+        found = self._parties.get((end, own))
         if found is None:
-            found = self._parties[end] = party(self._world, end)
+            pod = self._pods.get(end.address) if own and end.where is Where.WORLD else None
+            unknown = (Party(end.address, pod), (UNKNOWN,)) if pod else None
+            found = self._parties[end, own] = unknown or party(self._world, end)
         return found
+
+    @cached_property
+    def _pods(self) -> dict[Address, Pod]:
+        pods = (pod for pod in self._world.pods() if not pod.host_network)
+        return {address: pod for pod in pods for address in pod.addresses}
 
 
 GONE = "pod gone: judged by the labels that it had"
 CHANGED = "labels changed since: judged by those that it has now"
 MOVED = "address changed since: judged by the one that it had"
+UNKNOWN = "pod not known yet when it was recorded: judged by the one that has its address now"
+NOBODYS = "pod that was not known then and is gone: not judged"
 HOST = "pod on the host's network now: no policy is about it"
 
 

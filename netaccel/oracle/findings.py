@@ -138,17 +138,18 @@ def _of_rule(case: _Case, path: str, rule: Rule) -> Iterator[Finding]:
         yield Finding(path, "has no peer: it never matches")
     if rule.ports == ():
         yield Finding(path, "has no port: it never matches")
-    dead = [reason for reason in (_absent(case, peer) for peer in rule.peers or ()) if reason]
-    for reason in dead:
-        yield Finding(path, reason)
-    if dead and len(dead) == len(rule.peers or ()):
-        yield Finding(path, "none of its peers is there: it never matches")
+    absent = [reason for reason in (_absent(case, peer) for peer in rule.peers or ()) if reason]
+    for reason in dict.fromkeys(absent):
+        yield Finding(path, _and_so(reason, all_of_it=len(absent) == len(rule.peers or ())))
     names = [port for port in rule.ports or () if isinstance(port, NamedPort)]
     missing = [port for port in names if not _is_held(case, rule, port)]
     for port in missing:
-        yield Finding(path, f"port {port.name!r}: no pod that this is about has a port of that name")
-    if missing and len(missing) == len(rule.ports or ()):
-        yield Finding(path, "none of its ports is there: it never matches")
+        reason = f"no pod that this is about has a port named {port.name!r}"
+        yield Finding(path, _and_so(reason, all_of_it=len(missing) == len(rule.ports or ())))
+
+
+def _and_so(reason: str, *, all_of_it: bool) -> str:
+    return f"{reason}: it never matches" if all_of_it else reason
 
 
 def _absent(case: _Case, peer: Peer) -> str:

@@ -15,7 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from netaccel.explain.preview import CHANGED, GONE, MOVED, Changes, Preview, blind, preview, verdict
+from netaccel.explain.preview import (
+    CHANGED,
+    GONE,
+    MOVED,
+    NOBODYS,
+    UNKNOWN,
+    Changes,
+    Preview,
+    blind,
+    preview,
+    verdict,
+)
 from netaccel.model.address import is_ipv4, parse_address, text
 from netaccel.model.endpoint import (
     ContainerPort,
@@ -331,6 +342,13 @@ def test_a_pod_with_other_labels_is_judged_by_those_it_has() -> None:
 def test_a_pod_that_has_another_address_now_is_judged_by_the_one_it_had() -> None:
     found = deny_all(cluster(), edge(WEB._replace(address=parse_address("10.1.0.99"))))
     assert found.breaking()[0].notes == (MOVED,)
+
+
+def test_a_pod_whose_first_packets_came_before_its_address_was_known_is_found_by_it() -> None:
+    stranger = End(Where.WORLD, WEB.address)
+    assert deny_all(cluster(), edge(stranger)).breaking()[0].notes == (UNKNOWN,)
+    gone = deny_all(cluster(), edge(End(Where.WORLD, parse_address("10.9.9.9"))))
+    assert (gone.touched, gone.unseen) == (0, (f"1 end of edges: {NOBODYS}",))
 
 
 def test_what_was_not_carried_does_not_break() -> None:
