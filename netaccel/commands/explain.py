@@ -33,6 +33,7 @@ from netaccel.explain.view import (
     nowhere,
 )
 from netaccel.explain.walk import Half, How, Walker
+from netaccel.explain.workloads import workload_pods
 from netaccel.model.snapshot import World
 from netaccel.oracle import Step
 
@@ -135,7 +136,7 @@ class _Ground:
         for one in offline.refused:
             path = f": {one.path}" if one.path else ""
             click.echo(f"netaccel: {one.origin}: {one.key or 'an object'}{path}: {one.reason}", err=True)
-        for line in imagine(offline.world):
+        for line in imagine(offline.world, workload_pods(folder)):
             click.echo(f"netaccel: {line}", err=True)
         return cls(offline.world, offline.origin)
 

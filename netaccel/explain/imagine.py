@@ -25,8 +25,12 @@ _SERVICES4, _SERVICES6 = "198.19.0.0", "2001:2:0:1::"
 _MOST = (1 << 16) - 1
 
 
-def imagine(world: World) -> list[str]:
-    """Add what is missing; what was added, a line each for people."""
+def imagine(world: World, workloads: Iterable[Pod] = ()) -> list[str]:
+    """Add what is missing; what was added, a line each for people.
+
+    ``workloads``: Pods that stand for what would make them, where there is none of that name.
+    """
+    _put(world, "Pod", [pod for pod in workloads if world.pod(pod.key) is None])
     pods = list(_pods(world))
     _put(world, "Pod", pods)
     slices = list(_slices(world))

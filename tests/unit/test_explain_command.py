@@ -128,6 +128,24 @@ def test_what_cannot_be_asked(folder: Path, arguments: tuple[str, ...], status: 
     assert said in result.stderr
 
 
+def test_a_workload_stands_for_its_pods(folder: Path) -> None:
+    template = {"metadata": {"labels": {"app": "client"}}, "spec": {"containers": [{"name": "a"}]}}
+    about = {"name": "front", "namespace": "shop"}
+    deployment = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": about}
+    (folder / "front.yaml").write_text(yaml.safe_dump({**deployment, "spec": {"template": template}}))
+    result = explain(folder, "pod:shop/front", "pod:shop/web:80")
+    assert result.exit_code == 0
+    assert "NetworkPolicy shop/web rule 1 (Allow)" in result.stdout
+    assert "1 Pod without a node or an address" in result.stderr
+
+
+def test_the_kernel_is_root_s_to_ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert explain(folder, "pod:shop/client", "pod:shop/web:80").exit_code == 0
+    result = explain(folder, "pod:shop/client", "pod:shop/web:80", "--by", "kernel")
+    assert (result.exit_code, "needs root" in result.stderr) == (1, True)
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     result = explain(tmp_path / "none", "world", "pod:shop/web:80")
     assert result.exit_code == 1
