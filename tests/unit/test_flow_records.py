@@ -29,9 +29,10 @@ from netaccel.datapath.abi import Abi
 from netaccel.datapath.kernelbtf import drop_reasons, enumerators
 from netaccel.errors import AbiError, CapacityError
 from netaccel.model.address import parse_address
-from netaccel.model.endpoint import EndpointSlice, SliceKey
+from netaccel.model.endpoint import Endpoint, EndpointSlice, SliceKey
 from netaccel.model.event import Delete, ObjectKey
 from netaccel.model.policy import Action, Direction, Kind, Policy, PolicyKey, Rule, Subject, Tier
+from netaccel.model.service import ServiceKey
 from netaccel.observe.flows import log as flowlog
 from netaccel.observe.flows.decode import Decoder, tcp_flags
 from netaccel.observe.flows.directory import Directory
@@ -228,6 +229,19 @@ def test_labels_are_those_of_now(station: Station) -> None:
     assert told(station).source.labels == {"app": "web"}
     station.flows.hear(upsert(pod("default", "web-0", "n1", WEB, app="web", version="2")))
     assert told(station).source.labels == {"app": "web", "version": "2"}
+
+
+def test_a_pod_of_which_only_a_slice_tells_is_a_pod() -> None:
+    directory = Directory("n1")
+    endpoint = Endpoint(DB, node_name="n2", pod="db-0")
+    directory.hear(upsert(EndpointSlice(SliceKey("shop", "db-1"), ServiceKey("shop", "db"), (), (endpoint,))))
+    found = directory.end(DB)
+    assert (found.kind, str(found), found.node, found.labels) == ("pod", "shop/db-0", "n2", {})
+    directory.hear(upsert(pod("shop", "db-0", "n2", DB, app="db")))
+    assert directory.end(DB).labels == {"app": "db"}
+    directory.hear(Delete(ObjectKey("Pod", "shop", "db-0"), 0.0))
+    directory.hear(Delete(ObjectKey("EndpointSlice", "shop", "db-1"), 0.0))
+    assert directory.end(DB).kind == "world"
 
 
 def test_endpoints_come_and_go_with_their_slices(station: Station) -> None:

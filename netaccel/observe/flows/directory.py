@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from netaccel.model.address import text
-from netaccel.model.endpoint import EndpointSlice, Node, Pod, PodKey, SliceKey
+from netaccel.model.endpoint import Endpoint, EndpointSlice, Node, Pod, PodKey, SliceKey
 from netaccel.model.event import Delete, Event, ObjectKey, Upsert
 from netaccel.model.policy import Direction, Kind, Policy, PolicyKey
 from netaccel.model.service import Service, ServiceKey
@@ -123,7 +123,8 @@ class Directory:
         old = self._slices.pop(key, None)
         if new is not None:
             self._slices[key] = new
-        service_same = old is not None and new is not None and old.service == new.service
+        if old == new:
+            return
         before = {endpoint.address for endpoint in old.endpoints} if old else set()
         after = {endpoint.address for endpoint in new.endpoints} if new else set()
         for address in before - after:
@@ -136,7 +137,7 @@ class Directory:
         for address in after - before:
             others = self._slices_at.get(address)
             self._slices_at[address] = alone if others is None else (*others, key)
-        self._forget(before ^ after if service_same else before | after)
+        self._forget(before | after)
 
     def _forget(self, addresses: Iterable[bytes]) -> None:
         for address in addresses:
@@ -176,7 +177,19 @@ class Directory:
             return End(shown, "node", name=name, endpoint_of=self._backed(address))
         if key := self._service_at.get(address):
             return End(shown, "service", *key)
-        return End(shown, "world", endpoint_of=self._backed(address))
+        backed = self._backed(address)
+        if found := self._endpoint(address):  # another node's, of which only its slices tell
+            namespace, endpoint = found
+            return End(shown, "pod", namespace, endpoint.pod, endpoint.node_name, endpoint_of=backed)
+        return End(shown, "world", endpoint_of=backed)
+
+    def _endpoint(self, address: bytes) -> tuple[str, Endpoint] | None:
+        """The namespace and endpoint of a slice that names a pod with this address."""
+        for key in self._slices_at.get(address, ()):
+            for endpoint in self._slices[key].endpoints if key in self._slices else ():
+                if endpoint.address == address and endpoint.pod:
+                    return key.namespace, endpoint
+        return None
 
     def _backed(self, address: bytes) -> tuple[str, ...]:
         """Services that have this address among their endpoints."""
