@@ -15,7 +15,7 @@ from netaccel.explain.model import Judge, Model
 from netaccel.explain.walk import Walker
 from netaccel.model.address import parse_address
 from netaccel.model.endpoint import Namespace, Node, Pod, PodKey
-from netaccel.model.event import Object, Upsert
+from netaccel.model.event import Object, Upsert, object_key
 from netaccel.model.policy import (
     Action,
     Direction,
@@ -31,7 +31,6 @@ from netaccel.model.policy import (
     Tier,
 )
 from netaccel.model.snapshot import World
-from netaccel.sources.parse import object_key
 
 SPACES, PODS, POLICIES, NODES = 20, 50, 10, 4
 QUESTIONS = 20_000

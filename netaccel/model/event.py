@@ -25,6 +25,23 @@ class ObjectKey(NamedTuple):
         return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
 
 
+def object_key(obj: Object) -> ObjectKey:
+    """The key under which events speak of an object."""
+    match obj:
+        case Service():
+            return ObjectKey("Service", *obj.key)
+        case EndpointSlice():
+            return ObjectKey("EndpointSlice", *obj.key)
+        case Pod():
+            return ObjectKey("Pod", *obj.key)
+        case Node():
+            return ObjectKey("Node", "", obj.name)
+        case Namespace():
+            return ObjectKey("Namespace", "", obj.name)
+        case Policy():
+            return ObjectKey(obj.key.kind.value, obj.key.namespace, obj.key.name)
+
+
 @dataclass(frozen=True, slots=True)
 class Upsert:
     """The object is there and valid; it replaces what was there, and ends all rejections of it.

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from netaccel.model.address import Address, Cidr, cidr_text, parse_address, parse_cidr, text
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, SliceKey
-from netaccel.model.event import Object, ObjectKey, Reject, Upsert
+from netaccel.model.event import Object, Reject, Upsert, object_key
 from netaccel.model.policy import Policy
 from netaccel.model.service import Service
 from netaccel.model.snapshot import World
@@ -85,17 +85,6 @@ def read_world(found: Mapping[str, Any]) -> World:
         return of_told(Told(found["node"], bool(found["synced"]), objects, refused))
     except (KeyError, TypeError) as error:
         raise ValueError(f"no world: {type(error).__name__} {error}") from error
-
-
-def object_key(obj: Object) -> ObjectKey:
-    """The key under which events speak of an object."""
-    match obj:
-        case Node() | Namespace():
-            return ObjectKey(type(obj).__name__, "", obj.name)
-        case Policy():
-            return ObjectKey(obj.key.kind.value, obj.key.namespace, obj.key.name)
-        case _:
-            return ObjectKey(type(obj).__name__, *obj.key)
 
 
 def _objects(world: World, kind: str) -> Iterator[Object]:

@@ -19,10 +19,10 @@ from sys import intern
 from typing import NamedTuple
 
 from netaccel.errors import ObjectError
-from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, PodKey, SliceKey
-from netaccel.model.event import Object, ObjectKey
+from netaccel.model.endpoint import PodKey, SliceKey
+from netaccel.model.event import Object, ObjectKey, object_key
 from netaccel.model.policy import Kind, Policy, PolicyKey
-from netaccel.model.service import Service, ServiceKey
+from netaccel.model.service import ServiceKey
 from netaccel.sources import checks, endpoints, policies, raw, services, structs
 from netaccel.sources.structs import RawObject
 
@@ -158,23 +158,6 @@ def _namespace(kind: str, given: str | None) -> str:
     if kind in CLUSTER_SCOPED:
         return ""
     return intern(checks.dns_label(given, "metadata.namespace")) if given else DEFAULT_NAMESPACE
-
-
-def object_key(obj: Object) -> ObjectKey:
-    """The key under which events speak of an object."""
-    match obj:
-        case Service():
-            return ObjectKey("Service", *obj.key)
-        case EndpointSlice():
-            return ObjectKey("EndpointSlice", *obj.key)
-        case Pod():
-            return ObjectKey("Pod", *obj.key)
-        case Node():
-            return ObjectKey("Node", "", obj.name)
-        case Namespace():
-            return ObjectKey("Namespace", "", obj.name)
-        case Policy():
-            return ObjectKey(obj.key.kind.value, obj.key.namespace, obj.key.name)
 
 
 def key_of(document: RawObject, kind: str = "") -> ObjectKey | None:

@@ -33,8 +33,8 @@ from netaccel.explain.model import Model
 from netaccel.explain.packet import first_packet
 from netaccel.explain.walk import How, Walker
 from netaccel.model.address import parse_address
-from netaccel.model.event import Upsert
-from netaccel.model.plain import object_key, told
+from netaccel.model.event import Upsert, object_key
+from netaccel.model.plain import told
 from netaccel.model.policy import Direction
 from netaccel.model.snapshot import World
 from netaccel.oracle import Question

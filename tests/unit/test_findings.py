@@ -9,8 +9,7 @@ import pytest
 
 from netaccel.model.address import parse_cidr
 from netaccel.model.endpoint import ContainerPort, Namespace, Node, Pod, PodKey
-from netaccel.model.event import Upsert
-from netaccel.model.plain import object_key
+from netaccel.model.event import Upsert, object_key
 from netaccel.model.policy import (
     Action,
     CidrPeer,

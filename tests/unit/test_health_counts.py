@@ -14,10 +14,9 @@ from netaccel.compile.services import NodeFacts
 from netaccel.model import address
 from netaccel.model.address import parse_address
 from netaccel.model.endpoint import Endpoint, EndpointSlice, SliceKey, SlicePort
-from netaccel.model.event import Delete, Object, ObjectKey, Upsert
+from netaccel.model.event import Delete, Object, ObjectKey, Upsert, object_key
 from netaccel.model.service import Protocol, Service, ServiceKey, ServicePort, TrafficPolicy
 from netaccel.model.snapshot import World
-from netaccel.sources.parse import object_key
 
 WEB = ServiceKey("shop", "web")
 HERE = NodeFacts("node-1", node_ports=(30000, 32767))

@@ -26,10 +26,9 @@ from netaccel.compile.services import NodeFacts
 from netaccel.config import HostPort, load
 from netaccel.model.address import parse_address
 from netaccel.model.endpoint import Node
-from netaccel.model.event import Delete, ObjectKey, Synced, Upsert
+from netaccel.model.event import Delete, Object, ObjectKey, Synced, Upsert, object_key
 from netaccel.model.service import ServiceKey
 from netaccel.model.snapshot import World
-from netaccel.sources.parse import Object, object_key
 
 HOST = f"127.{os.getpid() >> 16 & 127 | 128}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}"
 """A loopback address that no other test process has."""

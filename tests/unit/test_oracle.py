@@ -10,7 +10,7 @@ import pytest
 
 from netaccel.model.address import parse_address, parse_cidr
 from netaccel.model.endpoint import ContainerPort, Namespace, Node, Pod, PodKey
-from netaccel.model.event import Object, Upsert
+from netaccel.model.event import Object, Upsert, object_key
 from netaccel.model.policy import (
     ICMPV6,
     NO_RULE,
@@ -38,7 +38,6 @@ from netaccel.model.service import Protocol
 from netaccel.model.snapshot import World
 from netaccel.oracle import Exempt, Judgement, Match, Question, judge, locate, steps
 from netaccel.oracle.match import contains, selects
-from netaccel.sources.parse import object_key
 
 TCP = 6
 INGRESS, EGRESS = Direction.INGRESS, Direction.EGRESS

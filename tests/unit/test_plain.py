@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from netaccel.model.address import Address, Cidr, parse_cidr
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, PodKey
-from netaccel.model.event import ObjectKey, Reject, Upsert
-from netaccel.model.plain import object_key, plain, read, read_world, told, world_object
+from netaccel.model.event import ObjectKey, Reject, Upsert, object_key
+from netaccel.model.plain import plain, read, read_world, told, world_object
 from netaccel.model.policy import Action, CidrPeer, Kind, NamedPort, Policy, PolicyKey, Rule, Subject, Tier
 from netaccel.model.service import Service
 from netaccel.model.snapshot import World

@@ -13,8 +13,7 @@ from netaccel.agent import policies
 from netaccel.agent.policies import PolicyBoard
 from netaccel.explain.policies import Decided, Facts
 from netaccel.model.endpoint import Namespace, Pod, PodKey
-from netaccel.model.event import Upsert
-from netaccel.model.plain import object_key
+from netaccel.model.event import Upsert, object_key
 from netaccel.model.policy import Action, Direction, Kind, Policy, PolicyKey, Rule, RuleRef, Subject, Tier
 from netaccel.model.snapshot import World
 from netaccel.writers.state import PolicyState

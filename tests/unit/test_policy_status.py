@@ -15,8 +15,7 @@ from fakeapi import FakeApi
 from netaccel.errors import ApiError, ApiUnreachableError
 from netaccel.explain.policies import Decided, Facts, Standing, held, selected, standings
 from netaccel.model.endpoint import Namespace, Pod, PodKey
-from netaccel.model.event import ObjectKey, Reject, Upsert
-from netaccel.model.plain import object_key
+from netaccel.model.event import ObjectKey, Reject, Upsert, object_key
 from netaccel.model.policy import Action, Direction, Kind, Policy, PolicyKey, Rule, RuleRef, Subject, Tier
 from netaccel.model.snapshot import World
 from netaccel.reconcile.status import Condition, State

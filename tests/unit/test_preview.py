@@ -38,8 +38,7 @@ from netaccel.model.endpoint import (
     PodKey,
     SliceKey,
 )
-from netaccel.model.event import Delete, Object, ObjectKey, Upsert
-from netaccel.model.plain import object_key
+from netaccel.model.event import Delete, Object, ObjectKey, Upsert, object_key
 from netaccel.model.policy import Direction, Mode, Policy, PolicyKey
 from netaccel.model.service import Protocol, Service, ServiceKey
 from netaccel.model.snapshot import World

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from netaccel.model.address import parse_address
 from netaccel.model.endpoint import EndpointSlice, Namespace, Node, Pod, PodKey, SliceKey
-from netaccel.model.event import Delete, Event, Forgive, Object, ObjectKey, Reject, Synced, Upsert
+from netaccel.model.event import Delete, Event, Forgive, Object, ObjectKey, Reject, Synced, Upsert, object_key
 from netaccel.model.service import Service, ServiceKey
 from netaccel.model.snapshot import World
-from netaccel.sources.parse import object_key
 
 WEB, API = ServiceKey("shop", "web"), ServiceKey("shop", "api")
 

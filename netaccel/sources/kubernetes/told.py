@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import msgspec
 
 from netaccel.errors import ObjectError
-from netaccel.model.event import Delete, Event, Forgive, Object, ObjectKey, Reject, Upsert
+from netaccel.model.event import Delete, Event, Forgive, Object, ObjectKey, Reject, Upsert, object_key
 from netaccel.sources import parse
 from netaccel.sources.kubernetes import wire
 from netaccel.sources.parse import Refused
@@ -73,7 +73,7 @@ class Told:
             yield from self._reject(head, parse.refuse(document, self._kind, error))
             return
         assert obj is not None
-        key = parse.object_key(obj)
+        key = object_key(obj)
         if self._listed is not None:
             self._listed.add(key)
         if self._objects.get(key) != obj:
