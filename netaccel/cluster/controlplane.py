@@ -128,7 +128,7 @@ class ControlPlane:
 
     def freeze_api_server(self) -> None:
         """Let the API server do nothing at all: connections stay open and silent."""
-        self._child("kube-apiserver").signal(signal.SIGSTOP)
+        self._child("kube-apiserver").freeze()
 
     def thaw_api_server(self) -> None:
         """Let it go on."""

@@ -118,6 +118,16 @@ class Child:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
+    def freeze(self, patience: float = 10.0) -> None:
+        """Stop it between two instructions; when this returns, it has stopped. LabError."""
+        self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + patience
+        stat = Path(f"/proc/{self.pid}/stat")
+        while stat.read_text(encoding="utf-8").rpartition(") ")[2][0] != "T":  # proc(5): the state
+            if time.monotonic() > deadline:
+                raise LabError(f"{self.program.name} does not stop after {patience:.0f} s")
+            time.sleep(_POLL)
+
     def stop(self, grace: float = 10.0) -> None:
         """End it: SIGTERM, and SIGKILL for what is left of its group, after ``grace`` seconds at most.
 

@@ -76,7 +76,10 @@ def _tcp(world: World, source: str, family: socket.AddressFamily, to: tuple[str,
         client.settimeout(WAIT)
         client.connect(to)
         client.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-        return OPEN if client.recv(1) else REFUSED
+        try:
+            return OPEN if client.recv(1) else REFUSED
+        except ConnectionResetError:  # a policy came into force after the handshake
+            return REFUSED
 
 
 def _udp(world: World, source: str, family: socket.AddressFamily, to: tuple[str, int]) -> str:
