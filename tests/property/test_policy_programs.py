@@ -19,10 +19,9 @@ from netaccel.oracle import Party, Question, census, party_of_pod
 
 pytestmark = pytest.mark.root
 slow = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
-bounded = settings(
-    max_examples=15, deadline=None, suppress_health_check=slow
-)  # programs are loaded each time
-PORTS = ((6, 80), (6, 81), (6, 443), (17, 8080), (132, 80), (47, 0))
+bounded = settings(max_examples=25, deadline=None, suppress_health_check=slow)
+PORTS = (*((protocol, port) for protocol in (6, 17, 132) for port in worlds.PORT_NUMBERS[1:]), (47, 0))
+"""With as many clusters more than 100,000 questions."""
 
 
 def questions(world: World) -> Iterator[tuple[Direction, Question]]:
