@@ -129,6 +129,7 @@ class Agent:
                     group.create_task(self._publish(origin.api), name="publish"),
                     group.create_task(take_over.run(self._reconciler), name="take-over"),
                     group.create_task(self._devices.run(), name="devices"),
+                    group.create_task(self._place_first(), name="first placement"),
                     group.create_task(_every(self._settings.sweep_interval, self._sweep), name="sweep"),
                     group.create_task(_every(_REMEMBER, self._remember), name="remember"),
                     group.create_task(self._look_at_kernel(), name="features"),
@@ -187,6 +188,11 @@ class Agent:
             self._publisher = Publisher(self.standing, self.answers, api)
             self.standing.notes.append(self._publisher.problems)
             await self._publisher.run()
+
+    async def _place_first(self) -> None:
+        """Once the node's pods are known, where they are is told, whatever was seen before."""
+        await self._reconciler.synced.wait()
+        self._devices.stir(anew=True)
 
     async def _record_edges(self) -> None:
         if self.standing.edges:

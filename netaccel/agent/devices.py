@@ -60,15 +60,17 @@ class DeviceFollower:
         self._plane, self._told = plane, told
         self._finder = PodDevices(plane.settings.pod_devices)
         self._wake = asyncio.Event()
+        self._anew = False
         self._change = NOTHING  # that was not looked at
         self._heard: float | None = None  # when the oldest change came that was not looked at
         self._thorough_at = self._look_at = 0.0
         self._lost_since: float | None = None
         self._pause = _FIRST_LOOK
 
-    def stir(self) -> None:
-        """The node's pods may be others now. Cheap."""
+    def stir(self, *, anew: bool = False) -> None:
+        """The node's pods may be others now. Cheap. ``anew``: tell where they are, even if it is no news."""
         self._pause = _FIRST_LOOK
+        self._anew = self._anew or anew
         self._wake.set()
 
     async def run(self) -> None:
@@ -92,7 +94,7 @@ class DeviceFollower:
             try:
                 await self._look()
             except DatapathError as error:
-                self._change = ANYTHING
+                self._change, self._anew = ANYTHING, True
                 log.warning("the node's devices can't be looked at, it is tried again: %s", error)
                 self._thorough_at = time.monotonic() + _SETTLE
             now = time.monotonic()
@@ -114,12 +116,13 @@ class DeviceFollower:
         now = time.monotonic()
         thorough = now >= self._thorough_at
         change, self._change = ANYTHING if thorough else self._change, NOTHING
+        anew, self._anew = self._anew, False
         pods = self._told.pods()
         before, placement = await asyncio.to_thread(self._see, change, pods)
         thorough = thorough or before.uplinks != self._plane.view.uplinks
         follow = asyncio.create_task(asyncio.to_thread(self._plane.follow, thorough=thorough))
         try:  # what programs shall do is in the maps by the time that they are attached
-            if placement != self.placement:
+            if anew or placement != self.placement:
                 self.placement = placement
                 await self._told.placed(placement)
         finally:

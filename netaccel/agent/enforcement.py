@@ -46,10 +46,8 @@ class Enforcement:
     async def placed(self, placement: Placement) -> None:
         """Pods are elsewhere. Returns when that is in force, or has to wait for something else."""
         self._placement = placement
-        if self._reconciler is None:
-            return
-        self._reconciler.set_devices(placement.devices)
-        if self._reconciler.world.synced:
+        if self._reconciler and self._reconciler.world.synced:  # before that the node's pods aren't known
+            self._reconciler.set_devices(placement.devices)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._reconciler.settled(), _IN_FORCE)
 

@@ -53,6 +53,8 @@ class Answers:
             reasons.append("no program is attached")
         if not self._agent.reconciler.ready.is_set():
             reasons.append(f"the source's first state is not in the maps yet{self._age()}")
+        elif self._agent.policies and not self._agent.policies.revision:
+            reasons.append(f"policies are not in the maps yet{self._age()}")
         return reasons
 
     def _age(self) -> str:

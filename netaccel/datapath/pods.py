@@ -214,9 +214,9 @@ def _far_ends(devices: Iterable[Device]) -> dict[int, frozenset[bytes]]:
             try:
                 addresses = rtnetlink.addresses(device.peer_namespace, device.peer)
             except DatapathError as error:
-                if error.errno not in (errno.ENODEV, errno.EINVAL):
+                if error.errno not in (errno.ENODEV, errno.EINVAL, errno.EACCES, errno.EPERM):
                     raise
-                continue  # the far end, or its namespace, just went
+                continue  # the far end, or its namespace, just went, or is not for us to see
             found[device.ifindex] = frozenset(a.address for a in addresses)
     return found
 

@@ -71,6 +71,8 @@ class Reconciler:
         self.stats = Stats()
         self.ready = asyncio.Event()
         """Set when the maps hold all that the source first told."""
+        self.synced = asyncio.Event()
+        """Set when the source has told all that there is, and the world holds it."""
         self.policies = policies
         """None: policies are nobody's here."""
         self._engine = Engine(maps, constants, node, mode)
@@ -240,6 +242,8 @@ class Reconciler:
             self._oldest = _earliest(self._oldest, events)
         if self.policies and self.policies.take(self.world):
             self._oldest_policy = _earliest(self._oldest_policy, events)
+        if self.world.synced:
+            self.synced.set()
         if self._node is not None:
             self._engine.set_node(self._node)
             if self.policies:

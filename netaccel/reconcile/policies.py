@@ -67,6 +67,7 @@ class PolicyEngine:
         self._strict = strict
         self._revision = 0
         self._devices: dict[PodKey, int] = {}
+        self._knows_devices = False  # else a pass after a start would take away what is enforced
         self._host: frozenset[Address] = frozenset()
         self._changed: set[ObjectKey] = set()
         self._started = False
@@ -86,8 +87,8 @@ class PolicyEngine:
 
     def set_devices(self, devices: Mapping[PodKey, int]) -> None:
         """Pods of this node with the ifindex of their device on the node; without those that have none."""
-        if devices != self._devices:
-            self._devices = dict(devices)
+        if devices != self._devices or not self._knows_devices:
+            self._devices, self._knows_devices = dict(devices), True
             self._stirred = True
 
     def set_host(self, addresses: Iterable[Address]) -> None:
@@ -112,10 +113,11 @@ class PolicyEngine:
         self._compare = True
 
     def due(self, world: World) -> bool:
-        """Whether a pass has something to do. Never before the source has told all that there is."""
-        return world.synced and bool(
-            self._changed or self._stirred or self._again or self._compare or not self._trusted
-        )
+        """Whether a pass has something to do. Never before all objects, and all devices, were told."""
+        if not (world.synced and self._knows_devices):
+            return False
+        to_do = self._changed or self._stirred or self._again or self._compare
+        return bool(to_do or not self._trusted)
 
     @property
     def heavy(self) -> bool:

@@ -41,6 +41,7 @@ while True:
                 pass
     time.sleep(0.0005)
 """
+UNREADY = 'netaccel_dropped_packets_total{reason="policy_unready"}'
 ASK = "import socket, sys; open(sys.argv[1] + '/cgroup.procs', 'w').write('0')\n" + (
     "socket.create_connection((sys.argv[2], int(sys.argv[3])), timeout=5)"
 )
@@ -135,6 +136,12 @@ def newborn(node: Node) -> Iterator[Pod]:
         made.close()
 
 
+def drops(node: Node) -> str:
+    """Packets of pods whose policy was not in force, as /metrics tells it."""
+    lines = node.get("/metrics").splitlines()
+    return next(line for line in lines if line.startswith(UNREADY))
+
+
 def all_of(found: dict[str, int]) -> bool:
     return all(found.values())
 
@@ -184,6 +191,7 @@ def test_a_restart_cuts_nobody_off(node: Node, newborn: Pod) -> None:
     agent = node.serve(strict="true")
     newborn.bear()
     node.until(lambda: all_of(newborn.got(ALLOWED)), agent)
+    unready = drops(node)
     node.stop(agent, signal.SIGKILL)
     newborn.got(ALLOWED)
     agent = node.start(strict="true")
@@ -193,6 +201,7 @@ def test_a_restart_cuts_nobody_off(node: Node, newborn: Pod) -> None:
     node.until(lambda: bool((node.status() or {}).get("ready")), agent)
     assert all_of(newborn.got(ALLOWED))
     assert newborn.got(DENIED) == {"AF_INET": 0, "AF_INET6": 0}
+    assert drops(node) == unready, "its endpoint was there all the time"
 
 
 def test_the_gate_goes_with_the_setting_and_with_detach(node: Node) -> None:

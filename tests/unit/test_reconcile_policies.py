@@ -117,6 +117,22 @@ def test_nothing_is_written_before_the_source_has_told_all() -> None:
     assert not node.engine.due(node.world)
 
 
+def test_nothing_is_written_before_the_node_s_devices_are_known() -> None:
+    world, engine = World("node-1"), PolicyEngine(FakeMaps(), CONSTANTS, "node-1")
+    world.apply_all([*PODS, Synced()])
+    engine.take(world)
+    assert not engine.due(world), "a pass would take every endpoint away that a restart found"
+    engine.set_devices({})
+    assert engine.due(world)
+
+
+def test_flows_are_judged_again_when_that_is_asked_for() -> None:
+    node = started()
+    node.engine.judge_again()
+    assert node.run() == 1
+    assert node.maps.tables["policy_revision"] == {0: PolicyRevision(2, 0)}
+
+
 def test_a_policy_makes_peers_differ_and_is_accepted() -> None:
     node = started(upsert(policy("only-web", FROM_WEB)))
     assert node.row(DB, "10.0.0.1") != node.row(DB, "10.0.1.1")
