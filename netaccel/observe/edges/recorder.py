@@ -183,13 +183,14 @@ class EdgeRecorder:
         if not store.is_open:
             store.open(now)
         if abs(now - self._pruned) > _PRUNE:
-            self.tally.removed += store.prune(now)
+            store.prune(now)
             self._pruned = now
         if batch or lost or abs(now - self._told) > _ALIVE:
             store.write(list(batch.values()), now, lost)
             self._told = now
             self.tally.recorded += sum(edge.count for edge in batch.values())
-            self.tally.removed += store.make_room()
+            store.make_room()
+        self.tally.removed = store.removed
 
     def _failed(self, error: sqlite3.Error | OSError, now: float) -> None:
         self._not_before = now + _RETRY

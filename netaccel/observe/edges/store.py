@@ -64,6 +64,8 @@ class Store:
         self.path = path
         self.broke = ""
         """What was set aside last, and why; "" where nothing was."""
+        self.removed = 0
+        """Edges removed for their age or for room, since this object was made."""
         self._limits = limits
         self._connection: sqlite3.Connection | None = None
         self._ends: OrderedDict[End, int] = OrderedDict()
@@ -125,17 +127,17 @@ class Store:
                 raise
             self._write(edges, now, lost)
 
-    def prune(self, now: float) -> int:
-        """Remove what is too old, and the oldest where there is too little room; how many edges went."""
-        gone = self._remove_older(now - self._limits.days * _DAY)
-        if gone:
+    def prune(self, now: float) -> None:
+        """Remove what is too old, and the oldest where there is too little room."""
+        if self._remove_older(now - self._limits.days * _DAY):
             self._remove_unused()
             self._give_back()
-        return gone + self.make_room()
+        self.make_room()
 
-    def make_room(self) -> int:
-        """Remove the oldest edges where the room is nearly used up; how many went. Cheap where it is not."""
-        return self._make_room(_ROOMY) if self._used() > _FULL * self._limits.database else 0
+    def make_room(self) -> None:
+        """Remove the oldest edges where the room is nearly used up. Cheap where it is not."""
+        if self._used() > _FULL * self._limits.database:
+            self._make_room(_ROOMY)
 
     def size(self) -> int:
         """Bytes on disk."""
@@ -210,21 +212,21 @@ class Store:
             with self._transaction() as connection:
                 removed = self._remove(connection, "last < ?", limit)
             gone += removed
+            self.removed += removed
             if removed < _SLICE:
                 return gone
 
-    def _make_room(self, share: float) -> int:
-        gone = 0
+    def _make_room(self, share: float) -> None:
         while self._used() > share * self._limits.database and self._has_edges():
-            gone += self._remove_oldest()
+            self._remove_oldest()
             self._remove_unused()
         self._give_back()
-        return gone
 
-    def _remove_oldest(self) -> int:
+    def _remove_oldest(self) -> None:
         with self._transaction() as connection:
             (edges,) = connection.execute("SELECT count(*) FROM edges").fetchone()
-            return self._remove(connection, "?", 1, limit=max(1, min(_SLICE, edges // 10)))
+            removed = self._remove(connection, "?", 1, limit=max(1, min(_SLICE, edges // 10)))
+        self.removed += removed
 
     @staticmethod
     def _remove(connection: sqlite3.Connection, where: str, value: float, limit: int = _SLICE) -> int:
