@@ -121,9 +121,7 @@ class Store:
                 self.close()
                 self._connection = self._anew(str(error), now)
                 self._run = self._begin_run(self._connection, now)
-            elif schema.is_full(error):
-                self._make_room(_HALF)
-            else:
+            elif not schema.is_full(error) or not self._made_room():
                 raise
             self._write(edges, now, lost)
 
@@ -215,6 +213,16 @@ class Store:
             self.removed += removed
             if removed < _SLICE:
                 return gone
+
+    def _made_room(self) -> bool:
+        """After a batch that did not fit: whether there is room now. If not, it is the disk that is full.
+
+        A transaction that is tried again on a full disk may seem to succeed and not be there (SQLite 3.40 on
+        tmpfs): the file has to be opened anew first.
+        """
+        before = self.removed
+        self._make_room(_HALF)
+        return self.removed > before
 
     def _make_room(self, share: float) -> None:
         while self._used() > share * self._limits.database and self._has_edges():
