@@ -15,6 +15,7 @@ from bench import results
 
 PARTS = {
     "packets": "XDP and TC, ns a packet, over a floor",
+    "policypackets": "policy at a pod's device, ns a packet: known flows, and first packets by rules",
     "connect": "connect() through socket LB against direct",
     "control": "cold start, one endpoint's change, memory",
     "start": "agent start to first program and to ready, idle CPU",

@@ -12,7 +12,8 @@
 
 /* What is asked and answered; both addresses in 16-byte form. User space never reads it. */
 struct policy_case {
-	struct addr pod; /* asked: ... */
+	struct packet packet; /* asked: with the tuple that is judged, or stored; ... */
+	struct addr pod;
 	struct addr peer;
 	__u32 ifindex;
 	__u32 strict;
@@ -54,6 +55,16 @@ static __always_inline struct policy_case *policy_case(void)
 	__u32 zero = 0;
 
 	return bpf_map_lookup_elem(&policy_scratch, &zero);
+}
+
+/* The case about *p, for functions that get no pointer to it. */
+static __always_inline struct policy_case *policy_case_of(const struct packet *p)
+{
+	struct policy_case *c = policy_case();
+
+	if (c)
+		c->packet = *p;
+	return c;
 }
 
 static __always_inline struct policy_revision *policy_now(void)

@@ -388,18 +388,22 @@ static __always_inline void policy_answer(const struct policy_case *c, const str
 	dry->shadow = c->verdict.shadow;
 }
 
-/* Judges a packet whose flow policy_known() did not know, by its tuple after translation. Returns 0 or a drop
- * reason; what is allowed and new policy_open() then stores. */
-static __always_inline __u32 policy_ask(struct __sk_buff *skb, int family, const struct packet *p,
-					__u8 direction)
+/* Judges the case's packet, whose flow policy_known() did not know, by its tuple after translation. Returns 0
+ * or a drop reason; what is allowed and new policy_open() then stores. */
+static __always_inline __u32 policy_ask(struct __sk_buff *skb, int family, __u8 direction)
 {
 	struct policy_case *c = policy_case();
 	struct policy_revision *current = policy_now();
 	__u32 now = jiffies_now(), ifindex = policy_device(skb);
-	struct flow_event *e = event_compose(p, ifindex);
+	const struct packet *p;
 	struct policy_flow *f;
+	struct flow_event *e;
 
-	if (!c || !e || !current)
+	if (!c || !current)
+		return DROP_POLICY_INCOMPLETE;
+	p = &c->packet;
+	e = event_compose(p, ifindex);
+	if (!e)
 		return DROP_POLICY_INCOMPLETE;
 	c->ifindex = ifindex;
 	c->strict = current->strict;
@@ -442,28 +446,29 @@ static __always_inline __u32 policy_ask(struct __sk_buff *skb, int family, const
 	return c->reason;
 }
 
-/* Frames of their own: the stack of the way that established flows take stays short. */
-static __noinline __u32 policy_ask4(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+/* Global, with no pointer but the context: the verifier looks at them once (see snat.h). */
+__noinline __u32 policy_ask4(struct __sk_buff *skb, __u32 direction)
 {
-	return p ? policy_ask(skb, AF_INET, p, direction) : DROP_POLICY_INCOMPLETE;
+	return policy_ask(skb, AF_INET, direction);
 }
 
-static __noinline __u32 policy_ask6(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+__noinline __u32 policy_ask6(struct __sk_buff *skb, __u32 direction)
 {
-	return p ? policy_ask(skb, AF_INET6, p, direction) : DROP_POLICY_INCOMPLETE;
+	return policy_ask(skb, AF_INET6, direction);
 }
 
-/* After policy_ask() has allowed it and nothing else stops the packet: its flow is stored and told, or stays
- * with these `flags`. *p has the tuple under which it will be found: after translation. */
-static __always_inline int policy_open(struct __sk_buff *skb, int family, const struct packet *p,
-				       __u8 direction, __u8 flags)
+/* After policy_ask() has allowed it and nothing else stops the case's packet: its flow is stored and told, or
+ * stays with these `flags`. Its tuple is that under which it will be found: after translation. */
+static __always_inline int policy_open(struct __sk_buff *skb, int family, __u8 direction, __u8 flags)
 {
 	struct policy_case *c = policy_case();
 	struct flow_event *e = event_composed();
+	const struct packet *p;
 	struct policy_flow *f;
 
 	if (!c || !e)
 		return 0;
+	p = &c->packet;
 	if (!c->store) {
 		f = policy_find_case(family, &p->tuple, direction, c);
 		if (f)
@@ -479,19 +484,18 @@ static __always_inline int policy_open(struct __sk_buff *skb, int family, const 
 	return 0;
 }
 
-static __noinline int policy_open4(struct __sk_buff *skb, const struct packet *p, __u8 direction, __u8 flags)
+__noinline int policy_open4(struct __sk_buff *skb, __u32 direction, __u32 flags)
 {
-	return p ? policy_open(skb, AF_INET, p, direction, flags) : 0;
+	return policy_open(skb, AF_INET, direction, flags);
 }
 
-static __noinline int policy_open6(struct __sk_buff *skb, const struct packet *p, __u8 direction, __u8 flags)
+__noinline int policy_open6(struct __sk_buff *skb, __u32 direction, __u32 flags)
 {
-	return p ? policy_open(skb, AF_INET6, p, direction, flags) : 0;
+	return policy_open(skb, AF_INET6, direction, flags);
 }
 
-/* Lets the answer to a packet that is refused come back to whom it refuses: *p as it came. */
-static __always_inline int policy_refused(struct __sk_buff *skb, int family, const struct packet *p,
-					  __u8 direction)
+/* Lets the answer to the case's packet, which is refused, come back to its sender: the tuple as it came. */
+static __always_inline int policy_refused(struct __sk_buff *skb, int family, __u8 direction)
 {
 	struct policy_case *c = policy_case();
 	struct policy_revision *current = policy_now();
@@ -500,7 +504,7 @@ static __always_inline int policy_refused(struct __sk_buff *skb, int family, con
 	if (!c || !current)
 		return 0;
 	c->ifindex = skb->ifindex;
-	f = policy_find_case(family, &p->tuple, direction, c);
+	f = policy_find_case(family, &c->packet.tuple, direction, c);
 	if (f && f->flags & POLICY_FLOW_DENIED) {
 		f->flags |= POLICY_FLOW_REJECTED;
 		return 0;
@@ -513,19 +517,18 @@ static __always_inline int policy_refused(struct __sk_buff *skb, int family, con
 	c->flow.direction = direction;
 	c->flow.verdict = VERDICT_DROPPED;
 	c->flow.flags = POLICY_FLOW_REJECTED;
-	policy_key(family, &p->tuple, direction, c->ifindex, c->key);
 	policy_put(family, c);
 	return 0;
 }
 
-static __noinline int policy_refused4(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+__noinline int policy_refused4(struct __sk_buff *skb, __u32 direction)
 {
-	return p ? policy_refused(skb, AF_INET, p, direction) : 0;
+	return policy_refused(skb, AF_INET, direction);
 }
 
-static __noinline int policy_refused6(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+__noinline int policy_refused6(struct __sk_buff *skb, __u32 direction)
 {
-	return p ? policy_refused(skb, AF_INET6, p, direction) : 0;
+	return policy_refused(skb, AF_INET6, direction);
 }
 
 /* 1 where no program of a pod's device translates the flow's packets, in neither direction. */

@@ -35,18 +35,20 @@ static __always_inline int known(struct __sk_buff *skb, int family, const struct
 
 static __always_inline __u32 ask(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
 {
-	return family == AF_INET ? policy_ask4(skb, p, direction) : policy_ask6(skb, p, direction);
+	if (!policy_case_of(p))
+		return DROP_POLICY_INCOMPLETE;
+	return family == AF_INET ? policy_ask4(skb, direction) : policy_ask6(skb, direction);
 }
 
 static __always_inline void open(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
 				 __u8 flags)
 {
-	if (settings.dry_run)
+	if (settings.dry_run || !policy_case_of(p))
 		return;
 	if (family == AF_INET)
-		policy_open4(skb, p, direction, flags);
+		policy_open4(skb, direction, flags);
 	else
-		policy_open6(skb, p, direction, flags);
+		policy_open6(skb, direction, flags);
 }
 
 static __always_inline int is_plain(int family, const struct packet *p, __u8 direction)
@@ -56,34 +58,45 @@ static __always_inline int is_plain(int family, const struct packet *p, __u8 dir
 
 /* -------------------------------------------------------------------- refusals */
 
-static __always_inline void tc_before_answer(struct __sk_buff *skb, int family, const struct packet *p)
+static __always_inline void refused(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
 {
-	if (!settings.policy)
+	if (!policy_case_of(p))
 		return;
 	if (family == AF_INET)
-		policy_refused4(skb, p, POLICY_EGRESS);
+		policy_refused4(skb, direction);
 	else
-		policy_refused6(skb, p, POLICY_EGRESS);
+		policy_refused6(skb, direction);
 }
 
-/* Back to who sent it: to the pod out of the device, or into it, as if the pod had answered. */
-static __always_inline int reject(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
+static __always_inline void tc_before_answer(struct __sk_buff *skb, int family, const struct packet *p)
 {
-	int verdict = reply_forbid(skb, p, family);
+	if (settings.policy)
+		refused(skb, family, p, POLICY_EGRESS);
+}
 
+/* Back to who sent the case's packet: to the pod out of the device, or into it, as if the pod had answered.
+ */
+static __always_inline int reject(struct __sk_buff *skb, int family, __u8 direction)
+{
+	struct policy_case *c = policy_case();
+	int verdict;
+
+	if (!c)
+		return TC_ACT_SHOT;
+	verdict = reply_forbid(skb, &c->packet, family);
 	if (verdict != TC_ACT_REDIRECT || direction == POLICY_EGRESS)
 		return verdict;
 	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
 }
 
-static __noinline int reject4(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+__noinline int reject4(struct __sk_buff *skb, __u32 direction)
 {
-	return p ? reject(skb, AF_INET, p, direction) : TC_ACT_SHOT;
+	return reject(skb, AF_INET, direction);
 }
 
-static __noinline int reject6(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+__noinline int reject6(struct __sk_buff *skb, __u32 direction)
 {
-	return p ? reject(skb, AF_INET6, p, direction) : TC_ACT_SHOT;
+	return reject(skb, AF_INET6, direction);
 }
 
 /* What ask() did not allow; *p as it came, its event composed. */
@@ -96,12 +109,8 @@ static __always_inline int deny(struct __sk_buff *skb, int family, const struct 
 	event_drop();
 	if (reason != DROP_POLICY_REJECTED)
 		return TC_ACT_SHOT;
-	if (family == AF_INET) {
-		policy_refused4(skb, p, direction);
-		return reject4(skb, p, direction);
-	}
-	policy_refused6(skb, p, direction);
-	return reject6(skb, p, direction);
+	refused(skb, family, p, direction);
+	return family == AF_INET ? reject4(skb, direction) : reject6(skb, direction);
 }
 
 /* What can't be judged, for `reason`: let through where no policy is in force. */
@@ -121,17 +130,13 @@ static __always_inline int blind(struct __sk_buff *skb, struct packet *p, __u8 d
 
 /* --------------------------------------------------------------- as the packet is */
 
-/* A packet that nothing translates (`plain`), or whose answers something does. */
+/* A packet of which nothing is known. *plain: nothing translates its flow. */
 static __always_inline int judge(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
 				 int *plain)
 {
 	__u32 reason;
-	int what;
 
-	what = known(skb, family, p, direction, POLICY_LOOK_ANY);
-	*plain = what == POLICY_PLAIN;
-	if (what != POLICY_ASK)
-		return TC_NEXT;
+	*plain = 0;
 	reason = ask(skb, family, p, direction);
 	if (reason)
 		return deny(skb, family, p, direction, reason);
@@ -145,18 +150,23 @@ static __always_inline int judge(struct __sk_buff *skb, int family, const struct
 }
 
 /* TCP and UDP that the load balancer passes, and all other protocols. */
-static __noinline int judge4(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+static __always_inline int pass(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
 {
 	int plain;
 
-	return p ? judge(skb, AF_INET, p, direction, &plain) : TC_ACT_SHOT;
+	if (known(skb, family, p, direction, POLICY_LOOK_ANY) != POLICY_ASK)
+		return TC_NEXT;
+	return judge(skb, family, p, direction, &plain);
 }
 
-static __noinline int judge6(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+static __noinline int pass4(struct __sk_buff *skb, const struct packet *p, __u8 direction)
 {
-	int plain;
+	return p ? pass(skb, AF_INET, p, direction) : TC_ACT_SHOT;
+}
 
-	return p ? judge(skb, AF_INET6, p, direction, &plain) : TC_ACT_SHOT;
+static __noinline int pass6(struct __sk_buff *skb, const struct packet *p, __u8 direction)
+{
+	return p ? pass(skb, AF_INET6, p, direction) : TC_ACT_SHOT;
 }
 
 /* 1 where a later fragment has the ports of its first one, or the protocol has none. */
@@ -183,7 +193,7 @@ static __always_inline int other(struct __sk_buff *skb, int family, struct packe
 			return TC_NEXT;
 		policy_icmp_ports(family, &p->tuple, header, direction);
 	}
-	return family == AF_INET ? judge4(skb, p, direction) : judge6(skb, p, direction);
+	return family == AF_INET ? pass4(skb, p, direction) : pass6(skb, p, direction);
 }
 
 static __noinline int other4(struct __sk_buff *skb, struct packet *p, __u8 direction)
@@ -307,7 +317,7 @@ static __always_inline int to_stack(struct __sk_buff *skb, int family, struct pa
 		if (asked)
 			family == AF_INET ? admit4(skb, p, lb->flow) : admit6(skb, p, lb->flow);
 	} else if (settings.policy) {
-		verdict = family == AF_INET ? judge4(skb, p, POLICY_EGRESS) : judge6(skb, p, POLICY_EGRESS);
+		verdict = family == AF_INET ? pass4(skb, p, POLICY_EGRESS) : pass6(skb, p, POLICY_EGRESS);
 		if (verdict != TC_NEXT)
 			return verdict;
 	}
@@ -357,7 +367,7 @@ static __always_inline int balance(struct __sk_buff *skb, int family, struct pac
 		verdict = tc_stranger(skb, family, p);
 		if (verdict != TC_NEXT || !settings.policy)
 			return verdict;
-		return family == AF_INET ? judge4(skb, p, POLICY_EGRESS) : judge6(skb, p, POLICY_EGRESS);
+		return family == AF_INET ? pass4(skb, p, POLICY_EGRESS) : pass6(skb, p, POLICY_EGRESS);
 	}
 	if (action == LB_STACK || action == LB_YIELD)
 		return to_stack(skb, family, p, &lb, action);
@@ -400,12 +410,12 @@ static __noinline int balance6(struct __sk_buff *skb, struct packet *p)
 	return balance(skb, AF_INET6, p);
 }
 
-/* What the pod gets: as it comes, and then its frontend's address back. */
-static __always_inline int deliver(struct __sk_buff *skb, int family, struct packet *p)
+/* What the pod gets: as it comes, and then its frontend's address back. `what`: enum policy_known. */
+static __always_inline int deliver(struct __sk_buff *skb, int family, struct packet *p, int what)
 {
-	int plain = 0, verdict;
+	int plain, verdict;
 
-	if (settings.policy) {
+	if (settings.policy && what == POLICY_ASK) {
 		verdict = judge(skb, family, p, POLICY_INGRESS, &plain);
 		if (verdict != TC_NEXT || plain || settings.dry_run)
 			return verdict;
@@ -413,14 +423,14 @@ static __always_inline int deliver(struct __sk_buff *skb, int family, struct pac
 	return tc_reply(skb, family, p, FLOW_FROM_POD, FLOW_HAIRPIN);
 }
 
-static __noinline int deliver4(struct __sk_buff *skb, struct packet *p)
+static __noinline int deliver4(struct __sk_buff *skb, struct packet *p, int what)
 {
-	return deliver(skb, AF_INET, p);
+	return deliver(skb, AF_INET, p, what);
 }
 
-static __noinline int deliver6(struct __sk_buff *skb, struct packet *p)
+static __noinline int deliver6(struct __sk_buff *skb, struct packet *p, int what)
 {
-	return deliver(skb, AF_INET6, p);
+	return deliver(skb, AF_INET6, p, what);
 }
 
 /* ------------------------------------------------------------------ ICMP errors */
@@ -470,30 +480,36 @@ static __always_inline int reload_destination(struct __sk_buff *skb, int family,
 	return bpf_skb_load_bytes(skb, p->l3 + offsetof(struct ipv6hdr, daddr), &p->tuple.dst, ADDR_LEN);
 }
 
-/* An error about a packet of a known flow belongs to it; any other is judged for itself. */
-static __always_inline int judge_icmp(struct __sk_buff *skb, int family, struct packet *p, __u8 direction)
+/* 1 where it is about a packet of a known flow. */
+static __always_inline int is_related(struct __sk_buff *skb, int family, struct packet *p, __u8 direction)
 {
 	struct packet quoted = { .l3 = p->l4 + ICMP_HEADER };
 
-	if (!settings.policy)
-		return TC_NEXT;
 	if (reload_destination(skb, family, p))
-		return blind(skb, p, direction, DROP_POLICY_UNKNOWN);
-	if (!bpf_skb_pull_data(skb, skb->len < ICMP_PULL ? skb->len : ICMP_PULL) &&
-	    !parse_quoted(family, &quoted, (void *)(long)skb->data, (void *)(long)skb->data_end) &&
-	    policy_is_related(skb, family, p, &quoted, direction))
+		return 0;
+	if (bpf_skb_pull_data(skb, skb->len < ICMP_PULL ? skb->len : ICMP_PULL) ||
+	    parse_quoted(family, &quoted, (void *)(long)skb->data, (void *)(long)skb->data_end))
+		return 0;
+	return policy_is_related(skb, family, p, &quoted, direction);
+}
+
+static __noinline int is_related4(struct __sk_buff *skb, struct packet *p, __u8 direction)
+{
+	return p ? is_related(skb, AF_INET, p, direction) : 0;
+}
+
+static __noinline int is_related6(struct __sk_buff *skb, struct packet *p, __u8 direction)
+{
+	return p ? is_related(skb, AF_INET6, p, direction) : 0;
+}
+
+/* An error about a packet of a known flow belongs to it; any other is judged for itself. */
+static __always_inline int judge_icmp(struct __sk_buff *skb, int family, struct packet *p, __u8 direction)
+{
+	if (!settings.policy ||
+	    (family == AF_INET ? is_related4(skb, p, direction) : is_related6(skb, p, direction)))
 		return TC_NEXT;
 	return family == AF_INET ? other4(skb, p, direction) : other6(skb, p, direction);
-}
-
-static __noinline int judge_icmp4(struct __sk_buff *skb, struct packet *p, __u8 direction)
-{
-	return p ? judge_icmp(skb, AF_INET, p, direction) : TC_ACT_SHOT;
-}
-
-static __noinline int judge_icmp6(struct __sk_buff *skb, struct packet *p, __u8 direction)
-{
-	return p ? judge_icmp(skb, AF_INET6, p, direction) : TC_ACT_SHOT;
 }
 
 /* Translated first, as policy knows the backend alone. */
@@ -503,13 +519,12 @@ static __always_inline int ingress_icmp(struct __sk_buff *skb, int family, struc
 
 	if (verdict != TC_NEXT)
 		return verdict;
-	return family == AF_INET ? judge_icmp4(skb, p, POLICY_EGRESS) : judge_icmp6(skb, p, POLICY_EGRESS);
+	return judge_icmp(skb, family, p, POLICY_EGRESS);
 }
 
 static __always_inline int egress_icmp(struct __sk_buff *skb, int family, struct packet *p)
 {
-	int verdict =
-		family == AF_INET ? judge_icmp4(skb, p, POLICY_INGRESS) : judge_icmp6(skb, p, POLICY_INGRESS);
+	int verdict = judge_icmp(skb, family, p, POLICY_INGRESS);
 
 	if (verdict != TC_NEXT)
 		return verdict;
@@ -546,6 +561,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int family, __u16 l3)
 
 static __always_inline int egress(struct __sk_buff *skb, int family, __u16 l3)
 {
+	int what = POLICY_ASK;
 	struct packet p;
 
 	switch (family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p)) {
@@ -554,7 +570,11 @@ static __always_inline int egress(struct __sk_buff *skb, int family, __u16 l3)
 	case TC_READ_ORPHAN:
 		return blind(skb, &p, POLICY_INGRESS, DROP_FRAGMENT);
 	case TC_READ_PORTS:
-		return family == AF_INET ? deliver4(skb, &p) : deliver6(skb, &p);
+		if (settings.policy)
+			what = known(skb, family, &p, POLICY_INGRESS, POLICY_LOOK_ANY);
+		if (what == POLICY_PLAIN)
+			return TC_NEXT;
+		return family == AF_INET ? deliver4(skb, &p, what) : deliver6(skb, &p, what);
 	case TC_READ_OTHER:
 		if (!settings.policy)
 			return TC_NEXT;

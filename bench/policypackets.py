@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What policy costs a packet at a pod's device: a flow that is known, and the first packet of one.
+
+Known flows are timed beside the same programs with policy off, in turn, round after round in one process.
+First packets are each of a flow of its own: the peer's address differs from packet to packet, its port from
+run to run. Rules are peers (a CIDR each), each with a row of one port.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+
+from bench.driver import Case, Driver
+from bench.packets import ADDRESSES, CLIENT, NODE_MAC, ROUTER_MAC, fill, measure, node
+from bench.results import Result
+from netaccel.datapath.bpfobject import BpfObject
+from netaccel.datapath.maps import KernelMaps
+from netaccel.datapath.ringbuf import RingBuffer
+from netaccel.model.address import parse_address
+from netaccel.records import (
+    Identity,
+    IdentityKey,
+    PolicyEndpoint,
+    PolicyPeerKey,
+    PolicyRevision,
+    PolicyRowKey,
+    PolicyVerdict,
+)  # fmt: skip
+
+LOOPBACK = 1  # the device of a test run of TC
+FLOWS = 1024
+FIRST = 65536  # first packets of one run: as many addresses as two bytes have
+RULES = (0, 10, 1_000, 10_000)
+ROUNDS = 9
+POD = {4: "10.244.1.7", 6: "fd00:244:1::7"}
+LAST_BYTES = {4: 28, 6: 36}  # of the source address in a frame
+FIRST_IDENTITY, SUBJECT = 256, 1
+TCP_PROTO = 6
+TC_NEXT = -1
+
+
+class Pod(NamedTuple):
+    """A pod's device with its programs, of one setting of policy."""
+
+    programs: BpfObject
+    maps: KernelMaps
+    ring: RingBuffer
+
+
+def run() -> list[Result]:
+    """Every row of the part."""
+    results: list[Result] = []
+    with node(), pod(policy=1) as on, pod(policy=0) as off:
+        driver = Driver("tc")
+        for made in (on, off):
+            fill(made.maps, dict(made.programs.abi.constants))
+        write_rules(on, 10)
+        for family in (4, 6):
+            results += known(driver, family, on, off)
+        results += [row for family in (4, 6) for row in first(driver, family, on)]
+    return results
+
+
+@contextmanager
+def pod(policy: int) -> Iterator[Pod]:
+    """The programs of a pod's device, loaded and not attached."""
+    with ExitStack() as stack:
+        found = stack.enter_context(BpfObject.named("tc_pod"))
+        found.set_constant("settings", {"hz": 250, "new_flows_per_tick": 0, "policy": policy})
+        found.load()
+        maps = KernelMaps({name: found.map(name) for name in found.map_definitions()}, found.abi)
+        stack.callback(maps.close)
+        ring = stack.enter_context(found.map("flow_events"))
+        yield Pod(found, maps, stack.enter_context(RingBuffer(ring)))
+
+
+def write_rules(made: Pod, rules: int) -> None:
+    """Tables of so many rules for ingress, each peer a /24 (or /120) of its own; others are allowed."""
+    allow = PolicyVerdict(1, 1, 0, 0, 0, 0)
+    peers, rows, who = [], [(PolicyRowKey(32, 1, 0, 0), allow)], []
+    for number in range(rules):
+        identity, row = FIRST_IDENTITY + number, 2 + number
+        block, third = divmod(number, 256)
+        for family in (4, 6):
+            base = bytearray(parse_address(CLIENT[family]))
+            base[-3:] = bytes([(base[-3] + block) % 256, third, 0])
+            who.append((IdentityKey(120, bytes(base)), Identity(identity, 0)))
+        peers.append((PolicyPeerKey(SUBJECT, identity, 0), row))
+        rows.append((PolicyRowKey(32, row, 0, 0), allow))
+        rows.append((PolicyRowKey(64, row, TCP_PROTO, 1 + number), allow))
+    made.maps.write("policy_rows", rows)
+    made.maps.write("policy_peers", peers)
+    made.maps.write("identities", who)
+    addresses = (parse_address(POD[4]), parse_address(POD[6]))
+    endpoint = PolicyEndpoint(SUBJECT, 500, 1, 1, 3, *addresses)
+    made.maps.write("policy_endpoints", [(LOOPBACK, endpoint)])
+    made.maps.write("policy_revision", [(0, PolicyRevision(rules + 1, 0))])
+
+
+def segment(family: int, src: str, dst: str, ports: tuple[int, int], flags: str) -> bytes:
+    """A TCP segment."""
+    ip = IP if family == 4 else IPv6
+    link = Ether(src=ROUTER_MAC, dst=NODE_MAC)
+    return bytes(link / ip(src=src, dst=dst) / TCP(sport=ports[0], dport=ports[1], flags=flags))
+
+
+def known(driver: Driver, family: int, on: Pod, off: Pod) -> Iterator[Result]:
+    """Established flows with policy, beside the same without."""
+    here, own = ADDRESSES[family], POD[family]
+    ways = {
+        "from a pod": ("tc_pod_ingress", own, here["remote"], 8081),
+        "to a pod": ("tc_pod_egress", here["remote"], own, 8082),
+        "from a pod to a Service": ("tc_pod_ingress", own, here["vip"], 80),
+    }
+    for name, (program, src, dst, port) in ways.items():
+        cases = []
+        for title, made in (("on", on), ("off", off)):
+            frame = segment(family, src, dst, (1024, port), "S")
+            opening = Case(title, made.programs.program(program), frame, family, FLOWS, 1024)
+            driver.run(opening, FLOWS)
+            made.ring.read()
+            cases.append(opening._replace(frame=segment(family, src, dst, (1024, port), "A")))
+        for case in cases:
+            driver.run(case, FLOWS)
+        costs = measure(driver, cases)
+        yield Result(
+            f"IPv{family} established, {name}", costs["on"], "ns", costs["off"], "without policy", 1.15
+        )
+
+
+def first(driver: Driver, family: int, made: Pod) -> Iterator[Result]:
+    """First packets, by the number of rules."""
+    ports = iter(range(1024, 65536))
+    costs: dict[int, list[float]] = {rules: [] for rules in RULES}
+    program = made.programs.program("tc_pod_egress")
+
+    def once(rules: int) -> float:
+        frame = segment(family, CLIENT[family], POD[family], (next(ports), 80), "S")
+        case = Case("first", program, frame, family, FIRST, 0, None, LAST_BYTES[family])
+        noop = driver.run(case._replace(name="noop", program=driver.noop), FIRST)
+        made.ring.read()
+        return driver.run(case, FIRST) - noop
+
+    for rules in RULES:  # tables only grow, so fewer rules come first
+        write_rules(made, rules)
+        once(rules)
+        costs[rules] = [once(rules) for _ in range(ROUNDS)]
+        drop_rules(made, rules)
+    yield from rows(family, {rules: statistics.median(values) for rules, values in costs.items()})
+
+
+def drop_rules(made: Pod, rules: int) -> None:
+    """Tables as before :func:`write_rules`, but for the endpoint's row."""
+    for name in ("policy_peers", "identities"):
+        made.maps.delete(name, list(made.maps.dump(name)))
+    made.maps.delete("policy_rows", [key for key in made.maps.dump("policy_rows") if key.row > 1])
+
+
+def rows(family: int, costs: dict[int, float]) -> Sequence[Result]:
+    """One for each number of rules; the largest is held to the one of ten rules."""
+    found = [Result(f"IPv{family} first packet, {rules:,} rules", costs[rules], "ns") for rules in RULES[:-1]]
+    title = f"IPv{family} first packet, {RULES[-1]:,} rules"
+    return [*found, Result(title, costs[RULES[-1]], "ns", costs[10], "10 rules", 1.1)]
