@@ -23,6 +23,7 @@ PARTS = {
     "pods": "from a pod's birth to programs at its device and its policy in force",
     "nodeport": "packets and requests a second through a NodePort, against nftables",
     "flows": "events of flows: what reading them costs, none unaccounted for",
+    "edges": "recorded edges: what recording and previewing costs",
     "explain": "answers of explain in batch, by model and by kernel",
     "apiserver": "the agent against a real API server: start, one change, memory, idle CPU",
     "watchers": "50 agents' watches on one API server",

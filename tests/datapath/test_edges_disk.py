@@ -54,4 +54,4 @@ async def test_what_is_told_as_recorded_is_there_and_the_rest_comes_with_room(di
     await recorder.flush()
     assert recorder.notes() == []
     assert len(read(recorder.path)[1]) == recorder.tally.recorded == 6000
-    recorder._store.close()
+    recorder.close()

@@ -237,7 +237,7 @@ async def test_edges_and_world_are_there_where_policy_is(answers: Answers, tmp_p
             assert len([line async for line in answer.content]) == 1
         async with session.get("/api/v1/edges", params={"since": "yesterday"}) as answer:
             assert answer.status == 400
-    recorder._store.close()
+    recorder.close()
 
 
 async def test_an_agent_without_policy_says_that_it_records_no_edges(answers: Answers) -> None:

@@ -80,7 +80,7 @@ def now() -> list[float]:
 def recorder(path: Path, now: list[float]) -> Iterator[EdgeRecorder]:
     made = EdgeRecorder(path, Limits(), wall=lambda: now[0])
     yield made
-    made._store.close()
+    made.close()
 
 
 def store(path: Path, limits: Limits | None = None) -> Store:
@@ -278,7 +278,7 @@ async def test_a_file_that_breaks_while_it_is_open_is_set_aside_too(
     await recorder.flush()
     recorder._store._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # type: ignore[union-attr]
     damage_from(path, 4096)
-    recorder._store.close()
+    recorder.close()
     recorder._store._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     recorder.add(edge_key(2), NOW)
     await recorder.flush()
@@ -327,7 +327,7 @@ async def test_where_nothing_can_be_written_it_is_said_once_and_flows_go_on(
         await one.flush()
     assert one.notes() == []
     assert len(read(path)[1]) == 3, "what waited is not lost"
-    one._store.close()
+    one.close()
 
 
 async def test_a_full_disk_is_said_and_edges_come_back_with_room(

@@ -134,7 +134,7 @@ def agent(manifests: Path, edges: Path) -> Iterator[str]:
         async with serving(application(_Nothing(), policy=routes), listener):
             begun.set()
             await asyncio.to_thread(done.wait)
-        recorder._store.close()
+        recorder.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()

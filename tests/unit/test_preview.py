@@ -212,7 +212,7 @@ async def recorded(there: World, traffic: list[tuple[float, Direction, Question]
     listener = EdgeListener(recorder, there.pod)
     listener([told(*one, judge(there, *one[1:])) for one in traffic])
     await recorder.flush()
-    recorder._store.close()
+    recorder.close()
     return read(path)[1]
 
 

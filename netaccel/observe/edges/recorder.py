@@ -105,6 +105,11 @@ class EdgeRecorder:
         """What a person should know."""
         return [line for line in (self._problem, self._store.broke) if line]
 
+    def close(self) -> None:
+        """Let the file go; what is in memory is not written."""
+        with self._busy:
+            self._store.close()
+
     async def run(self) -> None:
         """Write for ever; what is in memory at the end is written too."""
         try:
@@ -116,8 +121,7 @@ class EdgeRecorder:
             while (batch := self._take()) and self._turn(batch, 0):
                 pass
             self._turn({}, self._lost)
-            with self._busy:
-                self._store.close()
+            self.close()
 
     async def flush(self) -> None:
         """Write what is in memory now. Raises nothing for what the disk does: it is said, and tried again."""
