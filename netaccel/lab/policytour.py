@@ -33,6 +33,7 @@ _STRANGER, _FRIEND = "pod:default/echo-0", "pod:default/web-1"
 _SERVICE = "service:default/web:80"
 _SILENCE = 28  # curl's exit status for a time-out
 _DENIED = 3  # exit status of netaccel explain
+_SHOWN = 8  # lines of its answer: the question and the first backend
 
 
 class PolicyTour:
@@ -54,8 +55,8 @@ class PolicyTour:
             self.enforce,
         )
         yield (
-            "And explained, by the policies and by the kernel's own tables",
-            f"{run} node-3 -- netaccel explain {_STRANGER} {_SERVICE}",
+            "And explained, by the policies' words and by the programs",
+            f"{run} node-3 -- netaccel explain --manifests DIR --by both {_STRANGER} {_SERVICE}",
             self.explain,
         )
 
@@ -71,7 +72,7 @@ class PolicyTour:
         found = wait_for(audited, f"{_POLICY} in force and its verdicts told", 15)
         return Shown(
             f"{len(found)} connections of echo-0 were served; {_POLICY} says that it would have dropped them",
-            self._lines("audited"),
+            (*self._lines("audited"), *self._listed()),
         )
 
     def enforce(self) -> Shown:
@@ -92,12 +93,11 @@ class PolicyTour:
         hold(_NAME in done.stdout, f"the policy is not named: {done.stdout}")
         self._write("")
         wait_for(lambda: not self._status(_STRANGER, self.urls[0]), "the policy gone", 15)
-        return Shown(
-            "denied, and by which object; without it echo-0 is served again", tuple(done.stdout.splitlines())
-        )
+        lines = tuple(line for line in done.stdout.splitlines()[:_SHOWN] if line)
+        return Shown("denied, and by which object; without it echo-0 is served again", lines)
 
     def _offline(self) -> tuple[str, ...]:
-        return ("--manifests", str(self.lab.paths.rendered))
+        return ("--manifests", str(self.lab.paths.rendered), "--by", "both")
 
     def _write(self, mode: str) -> None:
         if mode:
@@ -112,6 +112,11 @@ class PolicyTour:
         """Records of this verdict that name the policy, of the node where web is."""
         records = [json.loads(line) for line in self._ask(verdict, "-o", "json").splitlines()]
         return [record for record in records if _NAME in _names(record)]
+
+    def _listed(self) -> tuple[str, ...]:
+        done = self.lab.run(_WEB_NODE, "netaccel", "policy", "list")
+        hold(done.returncode == 0, done.stderr.strip())
+        return tuple(done.stdout.splitlines())
 
     def _lines(self, verdict: str) -> tuple[str, ...]:
         return tuple(self._ask(verdict, "--last", "2").splitlines())
