@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from typing import Any
 
 from netaccel.config import Settings
@@ -18,7 +19,8 @@ from netaccel.reconcile import PolicyEngine, PolicyReport, Reconciler
 
 log = logging.getLogger(__name__)
 
-_IN_FORCE = 1.0  # seconds that a look at devices waits at most for what follows from it
+_IN_FORCE = 0.2  # seconds that a look at devices waits at most for what follows from it
+_STARTING = 5.0  # seconds in which a pod that isn't found may be on its way
 
 
 class Enforcement:
@@ -32,6 +34,7 @@ class Enforcement:
         self.revision = 0
         self._node, self._plane = settings.node_name, plane
         self._placement = NOWHERE
+        self._missing: dict[PodKey, float] = {}  # since when
         self._reconciler: Reconciler | None = None
         self._gate = Gate(plane.loaded.maps) if settings.strict else None
 
@@ -46,6 +49,8 @@ class Enforcement:
     async def placed(self, placement: Placement) -> None:
         """Pods are elsewhere. Returns when that is in force, or has to wait for something else."""
         self._placement = placement
+        now = time.monotonic()
+        self._missing = {key: self._missing.get(key, now) for key in placement.missing}
         if self._reconciler and self._reconciler.world.synced:  # before that the node's pods aren't known
             self._reconciler.set_devices(placement.devices)
             with contextlib.suppress(TimeoutError):
@@ -84,6 +89,12 @@ class Enforcement:
             f"pod {key.namespace}/{key.name}: no policy is enforced: the map policy_endpoints is full"
             for key in sorted(self.engine.left_out)
         ]
+        if self._gate or (self._reconciler and self._reconciler.world.policies()):
+            found += [
+                f"pod {key.namespace}/{key.name}: no policy is enforced: {self._placement.missing[key]}"
+                for key, since in sorted(self._missing.items())
+                if time.monotonic() - since > _STARTING
+            ]
         return found + ([self._gate.problem] if self._gate and self._gate.problem else [])
 
     def status(self) -> dict[str, Any]:

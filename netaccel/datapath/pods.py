@@ -37,7 +37,7 @@ class Placement(NamedTuple):
     devices: Mapping[PodKey, int]
     """Ifindex on the node."""
     missing: Mapping[PodKey, str]
-    """Pods that no policy can be enforced for, and why."""
+    """Pods that no policy can be enforced for, and why; without those that are being deleted."""
     host_network: tuple[PodKey, ...] = ()
     """Pods that are on the node's own network: out of policies' reach."""
 
@@ -134,7 +134,11 @@ class PodDevices:
             lost = tuple(pod for pod in lost if pod.key not in self._known)
         return Placement(
             {key: known.device[0] for key, known in self._known.items()},
-            {pod.key: self._reasons[pod.key].text if self._explained(pod) else _nowhere(pod) for pod in lost},
+            {
+                pod.key: self._reasons[pod.key].text if self._explained(pod) else _nowhere(pod)
+                for pod in lost
+                if not pod.terminating
+            },
             tuple(sorted(pod.key for pod in pods if pod.host_network)),
         )
 

@@ -7,11 +7,12 @@ import os
 import subprocess
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
 from netaccel.datapath import netlink, rtnetlink
-from netaccel.datapath.pods import PodDevices, Sight, match
+from netaccel.datapath.pods import NOWHERE, PodDevices, Sight, match
 from netaccel.datapath.rtnetlink import Device, HostRoute, Neighbour
 from netaccel.model.address import parse_address
 from netaccel.model.endpoint import Pod, PodKey
@@ -141,6 +142,10 @@ class TestLook:
     def test_pods_on_the_host_s_network_or_without_address_are_not_looked_for(self, inside: str) -> None:
         placed = PodDevices().look([pod(WEB, "10.0.0.1", host_network=True), pod(DB)], veths())
         assert placed == ({}, {}, (WEB,))
+
+    def test_a_pod_that_is_being_deleted_may_have_lost_its_device(self, inside: str) -> None:
+        going = replace(pod(WEB, "10.0.0.1"), terminating=True)
+        assert PodDevices().look([going], veths()) == NOWHERE
 
     def test_why_a_pod_is_not_found(self, inside: str, far: list[str]) -> None:
         wire("odd0", far[0], "10.0.0.5/24")

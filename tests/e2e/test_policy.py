@@ -32,6 +32,7 @@ OPTIONS = {"nodes": 2}
 WEB, NEAR, FAR = "pod:default/web", "pod:default/near", "pod:default/far"
 DB, OTHER = "pod:shop/db", "pod:shop/other"
 HTTP, ECHO, PING, SCTP = "tcp/8080", "udp/8007", "icmp", "sctp/9000"
+CLOSED = "udp/8009"  # nobody listens: an ICMP error says so
 ROUTER = "172.30.0.1,fd00:30::1"
 ISOLATED = {"policyTypes": ["Ingress"]}
 
@@ -87,7 +88,11 @@ NETWORK = (
     Case(
         "an empty rule lets everything in",
         (network_policy("deny", **ISOLATED), network_policy("allow", labels(app="web"), ingress=[{}])),
-        (*reaches((FAR, WEB, HTTP), (FAR, WEB, PING), (FAR, WEB, SCTP)), *drops((WEB, FAR, HTTP))),
+        (
+            *reaches((FAR, WEB, HTTP), (FAR, WEB, PING), (FAR, WEB, SCTP)),
+            *refuses((FAR, WEB, CLOSED)),
+            *drops((WEB, FAR, HTTP)),
+        ),
     ),
     Case(
         "pods of the own namespace, by label",
@@ -158,9 +163,13 @@ NETWORK = (
         (*reaches((NEAR, WEB, HTTP)), *drops((FAR, WEB, HTTP), (OTHER, WEB, PING))),
     ),
     Case(
-        "nothing gets out; what comes in is answered",
+        "nothing gets out; what comes in is answered, by ICMP's errors too",
         (network_policy("out", labels(app="client"), policyTypes=["Egress"]),),
-        (*drops((NEAR, WEB, HTTP), (FAR, WEB, ECHO), (NEAR, WEB, PING)), *reaches((WEB, NEAR, HTTP))),
+        (
+            *drops((NEAR, WEB, HTTP), (FAR, WEB, ECHO), (NEAR, WEB, PING)),
+            *reaches((WEB, NEAR, HTTP), (WEB, NEAR, ECHO)),
+            *refuses((WEB, NEAR, CLOSED), (DB, FAR, CLOSED)),
+        ),
     ),
     Case(
         "out to pods, by the name of a port of theirs",
