@@ -131,6 +131,8 @@ def _print(found: dict[str, Any]) -> None:
             ("OBJECT", "STATE", "WHERE", "REASON"),
             ([entry[c] for c in ("object", "state", "where", "reason")] for entry in found["refused"]),
         )
+    if "policy" in found:
+        click.echo(f"  policy: {_policy(found['policy'])}")
     for line in _pods(found.get("pods", {})):
         click.echo(f"  {line}")
     for reason, count in found.get("ignored", {}).items():
@@ -139,6 +141,14 @@ def _print(found: dict[str, Any]) -> None:
         click.echo()
         for line in found["waiting"]:
             click.echo(f"  {line}")
+
+
+def _policy(policy: dict[str, Any] | None) -> str:
+    """Whether policy is on, and for how many pods."""
+    if policy is None:
+        return "off"
+    strict = ", strict" if policy["strict"] else ""
+    return f"on{strict}, {policy['enforced']} pods have theirs (revision {policy['revision']})"
 
 
 def _pods(pods: dict[str, Any]) -> Iterator[str]:

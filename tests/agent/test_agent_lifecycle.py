@@ -202,6 +202,7 @@ def test_pods_are_found_and_those_that_are_not_are_told(node: Node) -> None:
     done = node.netaccel("status")
     assert "pod shop/lost: no policy is enforced: no device leads to 10.244.1.6" in done.stdout
     assert "1 pod on the host's network: policies don't reach them" in done.stdout
+    assert "policy: on, 1 pods have theirs" in done.stdout
     with netlink.inside_namespace(node.name):
         netlink.delete_device("veth1")
     node.until(lambda: (node.status() or {})["pods"]["devices"] == 0, agent)

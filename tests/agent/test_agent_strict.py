@@ -228,3 +228,4 @@ def test_policy_can_be_left_out(node: Node, newborn: Pod) -> None:
     status = node.status()
     assert status is not None
     assert status["policy"] is None
+    assert "policy: off" in node.netaccel("status").stdout
