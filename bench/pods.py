@@ -2,7 +2,8 @@
 """Pods born on a node that has many: from the kernel's word to programs at the device and policy in force.
 
 The agent's own clock begins when it hears of a change of devices (``netaccel_device_latency_seconds``); a
-pod's birth is several of those, and the last one, its route, is what makes it found.
+pod's birth is several of those, and the last one, its route, is what makes it found. It ends when both
+attachments have returned, after each of which the kernel waits for every CPU; a program works before that.
 """
 
 from __future__ import annotations
