@@ -10,6 +10,7 @@
  */
 #include "tc.h"
 #include "policy_flow.h"
+#include "policy_quick.h"
 
 /* ------------------------------------------------------- instances of a family */
 
@@ -382,7 +383,8 @@ static __always_inline int balance(struct __sk_buff *skb, int family, struct pac
 		p->flags |= PACKET_OPENS;
 	if (settings.dry_run)
 		return dry_translate(skb, family, p, f);
-	if (settings.policy) {
+	if (settings.policy && !(action == LB_FLOW && (family == AF_INET ? quick_translated4(skb, p, f)
+									 : quick_translated6(skb, p, f)))) {
 		reason = family == AF_INET ? permit4(skb, p, f, &asked) : permit6(skb, p, f, &asked);
 		if (reason)
 			return deny(skb, family, p, POLICY_EGRESS, reason);
@@ -535,9 +537,13 @@ static __always_inline int egress_icmp(struct __sk_buff *skb, int family, struct
 
 static __always_inline int ingress(struct __sk_buff *skb, int family, __u16 l3)
 {
+	enum policy_quick quick = policy_quick(skb, family, l3, POLICY_EGRESS);
 	struct packet p;
-	int read = family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p), reason;
+	int read, reason;
 
+	if (quick == POLICY_QUICK_PASS)
+		return TC_NEXT;
+	read = family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p);
 	p.flags |= PACKET_FROM_POD;
 	switch (read) {
 	case TC_READ_ICMP:
@@ -546,7 +552,7 @@ static __always_inline int ingress(struct __sk_buff *skb, int family, __u16 l3)
 		reason = settings.dry_run ? 0 : fragment_orphan(family, &p);
 		return reason ? tc_drop(skb, &p, reason) : blind(skb, &p, POLICY_EGRESS, DROP_FRAGMENT);
 	case TC_READ_PORTS:
-		if (settings.policy &&
+		if (settings.policy && quick != POLICY_QUICK_ABSENT &&
 		    known(skb, family, &p, POLICY_EGRESS, POLICY_LOOK_PLAIN) == POLICY_PLAIN)
 			return TC_NEXT;
 		return family == AF_INET ? balance4(skb, &p) : balance6(skb, &p);
@@ -561,16 +567,19 @@ static __always_inline int ingress(struct __sk_buff *skb, int family, __u16 l3)
 
 static __always_inline int egress(struct __sk_buff *skb, int family, __u16 l3)
 {
+	enum policy_quick quick = policy_quick(skb, family, l3, POLICY_INGRESS);
 	int what = POLICY_ASK;
 	struct packet p;
 
+	if (quick == POLICY_QUICK_PASS)
+		return TC_NEXT;
 	switch (family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p)) {
 	case TC_READ_ICMP:
 		return egress_icmp(skb, family, &p);
 	case TC_READ_ORPHAN:
 		return blind(skb, &p, POLICY_INGRESS, DROP_FRAGMENT);
 	case TC_READ_PORTS:
-		if (settings.policy)
+		if (settings.policy && quick != POLICY_QUICK_ABSENT)
 			what = known(skb, family, &p, POLICY_INGRESS, POLICY_LOOK_ANY);
 		if (what == POLICY_PLAIN)
 			return TC_NEXT;
