@@ -42,6 +42,7 @@ ORDER = (
     "test_up",
     "test_families",
     "test_refusals",
+    "test_policies",
     "test_rolling",
     "test_reboot",
     "test_api_server",
