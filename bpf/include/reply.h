@@ -281,10 +281,12 @@ static __always_inline void reply_node_address(const struct packet *p, int famil
 		*out = *own;
 }
 
-/* Refuse: a reset for TCP, else port unreachable, both in the name of the address that was asked for. */
-static __always_inline int reply_refuse(struct __sk_buff *skb, const struct packet *p, int family)
+/* A reset for TCP, else "unreachable" with the family's code, both in the name of the address that was asked
+ * for. */
+static __always_inline int reply_unreachable(struct __sk_buff *skb, const struct packet *p, int family,
+					     __u8 code4, __u8 code6)
 {
-	struct reply_icmp icmp = { .type = ICMP_DEST_UNREACH, .code = ICMP_PORT_UNREACH };
+	struct reply_icmp icmp = { .type = ICMP_DEST_UNREACH, .code = code4 };
 
 	if (!reply_due(skb, p, family))
 		return TC_ACT_SHOT;
@@ -292,26 +294,21 @@ static __always_inline int reply_refuse(struct __sk_buff *skb, const struct pack
 		return reply_reset(skb, p, family);
 	if (family == AF_INET6) {
 		icmp.type = ICMPV6_DEST_UNREACH;
-		icmp.code = ICMPV6_PORT_UNREACH;
+		icmp.code = code6;
 	}
 	return reply_icmp(skb, p, family, &p->tuple.dst, icmp);
 }
 
-/* Forbid: a reset for TCP, else administratively prohibited, in the name of the address that was asked for.
- */
+/* Nobody serves it. */
+static __always_inline int reply_refuse(struct __sk_buff *skb, const struct packet *p, int family)
+{
+	return reply_unreachable(skb, p, family, ICMP_PORT_UNREACH, ICMPV6_PORT_UNREACH);
+}
+
+/* A policy rejects it: administratively prohibited. */
 static __always_inline int reply_forbid(struct __sk_buff *skb, const struct packet *p, int family)
 {
-	struct reply_icmp icmp = { .type = ICMP_DEST_UNREACH, .code = ICMP_PKT_FILTERED };
-
-	if (!reply_due(skb, p, family))
-		return TC_ACT_SHOT;
-	if (p->tuple.proto == IPPROTO_TCP)
-		return reply_reset(skb, p, family);
-	if (family == AF_INET6) {
-		icmp.type = ICMPV6_DEST_UNREACH;
-		icmp.code = ICMPV6_ADM_PROHIBITED;
-	}
-	return reply_icmp(skb, p, family, &p->tuple.dst, icmp);
+	return reply_unreachable(skb, p, family, ICMP_PKT_FILTERED, ICMPV6_ADM_PROHIBITED);
 }
 
 /* Larger than the MTU towards the other end, which the sender learns. IPv4 gets it without DF too: a
