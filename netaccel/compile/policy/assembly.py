@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping
 
 from netaccel.compile.policy.catalog import Catalog
@@ -12,7 +12,16 @@ from netaccel.compile.policy.numbers import Numbers
 from netaccel.compile.policy.rows import Fallback, Row, resolve
 from netaccel.compile.policy.rules import CompiledPolicy
 from netaccel.compile.policy.selectors import Peers
-from netaccel.compile.policy.subjects import Class, SubjectKey, Table, fallback, partition, ruled, table
+from netaccel.compile.policy.subjects import (
+    Class,
+    Numbered,
+    SubjectKey,
+    Table,
+    fallback,
+    numbered,
+    partition,
+    table,
+)
 from netaccel.compile.policy.tables import Image, TableKey
 from netaccel.model.policy import NO_RULE, Direction, Mode, PolicyKey, RuleRef
 from netaccel.records import PolicyRule
@@ -49,7 +58,8 @@ class Assembly:
         self._refs: dict[PolicyKey, set[RuleRef]] = {}
         self._row_wishes: dict[Row, int] = {}
         self._rule_wishes: dict[RuleRef, int] = {}
-        self._memo: dict[tuple[object, ...], Row] = {}
+        self._memo: OrderedDict[tuple[Class, Fallback], Row] = OrderedDict()  # the oldest first
+        self._numbered: dict[tuple[PolicyKey, Direction], Numbered] = {}
 
     def adopt(self, image: Image) -> None:
         """Take numbers from the maps where they fit, and leave the others alone until the next commit."""
@@ -118,14 +128,14 @@ class Assembly:
 
     def build(self, key: SubjectKey, direction: Direction) -> None:
         """Work out a subject's table."""
-        policies = [self._catalog.policies[policy] for policy in key.policies(direction)]
+        policies = [self._numbered[policy, direction] for policy in key.policies(direction)]
         where = (self.subjects.of[key], direction)
         if not policies:
             self._replace(where, Table(ALLOW_ROW))
             return
-        ids = self.rule_ids.of
-        isolation = fallback(policies, direction, ids)
-        classes = partition(ruled(policies, direction, ids), direction, self._peers, key.ports)
+        isolation = fallback(policies)
+        rules = [rule for one in policies for rule in one.rules]
+        classes = partition(rules, direction, self._peers, key.ports)
         self._replace(where, table(classes, lambda one: self._row(one, isolation)))
 
     def _replace(self, where: TableKey, new: Table | None) -> None:
@@ -152,8 +162,8 @@ class Assembly:
         made_of = (one, isolation)
         content = self._memo.get(made_of)
         if content is None:
-            if len(self._memo) > _REMEMBERED:
-                self._memo.clear()
+            if len(self._memo) >= _REMEMBERED:
+                self._memo.popitem(last=False)
             content = self._memo[made_of] = resolve(one.rules, isolation, one.named, self._codes.actions)
         fixed = self._fixed.get(content)
         if fixed is not None:
@@ -186,6 +196,8 @@ class Assembly:
             self.touched_rules.add(number)
         if policy is None or not wanted:
             self._refs.pop(key, None)
+            for direction in Direction:
+                self._numbered.pop((key, direction), None)
             return
         self._refs[key] = wanted
         for ref in sorted(wanted, key=lambda one: (one.direction, one.number)):
@@ -194,6 +206,10 @@ class Assembly:
             if self.rules.get(number) != record:
                 self.rules[number] = record
                 self.touched_rules.add(number)
+        for direction in Direction:
+            old = self._numbered.get((key, direction))
+            if old is None or old.read is not policy.rules[direction]:
+                self._numbered[key, direction] = numbered(policy, direction, self.rule_ids.of, self._peers)
 
     def _record(self, one: CompiledPolicy, ref: RuleRef) -> PolicyRule:
         codes, key = self._codes, ref.policy

@@ -230,7 +230,9 @@ class Compiler:
     def _weight(self, one: CompiledPolicy) -> int:
         """Entries that a policy needs, about."""
         peers = sum(
-            self._peers.masks[spec].bit_count() for direction in Direction for spec in one.specs(direction)
+            self._peers.meant[spec].mask.bit_count()
+            for direction in Direction
+            for spec in one.specs(direction)
         )
         rules = sum(map(len, one.rules))
         subjects = len(self._assembly.by_policy.get(one.key, ()))

@@ -8,10 +8,12 @@ is in force and once for the shadow; what has the same verdicts is joined and cu
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
-from netaccel.compile.policy.rules import CompiledRule, Spans
+from netaccel.compile.policy.rules import Form, Spans
+from netaccel.compile.policy.selectors import Meant, bits
 from netaccel.model.policy import Action, NamedPort, Tier
 from netaccel.records import PolicyVerdict
 
@@ -23,12 +25,13 @@ Row = tuple[tuple[tuple[int, int, int], PolicyVerdict], ...]
 """((prefix length, protocol, port), verdict), sorted: a row without its id. Equal rows share one."""
 
 
-class Ruled(NamedTuple):
-    """A rule with its ``id``, the key of the map ``policy_rules``."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Ruled:
+    """A rule of some subject. ``id``: the key of the map ``policy_rules``; ``peers`` None: all."""
 
-    rule: CompiledRule
+    form: Form
     id: int
-    tier: Tier
+    peers: tuple[Meant, ...] | None
 
 
 class Fallback(NamedTuple):
@@ -65,13 +68,16 @@ Named = tuple[tuple[str, int, int], ...]
 _Span = tuple[int, int]
 """Cells, the second not included."""
 
+_Stroke = tuple[Ruled, Action, Sequence[_Span]]
+"""What a rule does to cells."""
+
 _RANK = {Action.DROP: 0, Action.REJECT: 1, Action.ALLOW: 2}
 
 
 def resolve(rules: Sequence[Ruled], fallback: Fallback, named: Named, actions: Actions) -> Row:
     """The row of a peer that these rules match, in the order of evaluation."""
-    spans = [one.rule.spans if not one.rule.named else _with_named(one.rule, named) for one in rules]
-    everywhere = [(one, [(0, 1)]) for one in rules if one.rule.ports is None]
+    spans = [_with_named(one.form, named) if one.form.named else one.form.spans for one in rules]
+    everywhere = [(one, [(0, 1)]) for one in rules if one.form.ports is None]
     (other,) = _verdicts(everywhere, 1, fallback, actions)
     entries = [((WHOLE, 0, 0), other)]
     for protocol in sorted({protocol for found in spans for protocol in found}):
@@ -82,10 +88,10 @@ def resolve(rules: Sequence[Ruled], fallback: Fallback, named: Named, actions: A
     return tuple(entries)
 
 
-def _with_named(rule: CompiledRule, named: Named) -> Spans:
+def _with_named(form: Form, named: Named) -> Spans:
     """A rule's ports, those that the destination names too."""
-    found = {protocol: list(spans) for protocol, spans in rule.spans.items()}
-    for port in rule.ports or ():
+    found = {protocol: list(spans) for protocol, spans in form.spans.items()}
+    for port in form.ports or ():
         if isinstance(port, NamedPort):
             for name, protocol, number in named:
                 if name == port.name and port.protocol in (None, protocol):
@@ -106,7 +112,7 @@ def _cells(
     whole = [(0, len(bounds) - 1)]
     painted: list[tuple[Ruled, Sequence[_Span]]] = []
     for one, of_rule in zip(rules, spans, strict=True):
-        if one.rule.ports is None:
+        if one.form.ports is None:
             painted.append((one, whole))
         elif protocol in of_rule:
             painted.append((one, [(at[first], at[end]) for first, end in of_rule[protocol]]))
@@ -116,68 +122,58 @@ def _cells(
 def _verdicts(
     painted: Sequence[tuple[Ruled, Sequence[_Span]]], cells: int, fallback: Fallback, actions: Actions
 ) -> list[PolicyVerdict]:
-    read = [(one, one.rule.enforced, spans) for one, spans in painted]
-    enforced = shadow = _paint(read, cells, fallback.enforced, actions)
-    if fallback.enforced != fallback.shadow or any(o.rule.enforced is not o.rule.shadow for o, _ in painted):
-        read = [(one, one.rule.shadow, spans) for one, spans in painted]
-        shadow = _paint(read, cells, fallback.shadow, actions)
-    return [
-        PolicyVerdict(e.rule, s.rule, e.action, s.action, e.isolated, s.isolated)
-        for e, s in zip(enforced, shadow, strict=True)
-    ]
+    strokes = [(one, read, spans) for one, spans in painted if (read := one.form.enforced)]
+    enforced = shadow = _paint(strokes, cells, fallback.enforced, actions)
+    if fallback.enforced != fallback.shadow or any(o.form.enforced is not o.form.shadow for o, _ in painted):
+        strokes = [(one, read, spans) for one, spans in painted if (read := one.form.shadow)]
+        shadow = _paint(strokes, cells, fallback.shadow, actions)
+    return list(map(_both, enforced, shadow))
+
+
+@lru_cache(maxsize=4096)
+def _both(enforced: Verdict, shadow: Verdict) -> PolicyVerdict:
+    return PolicyVerdict(
+        enforced.rule, shadow.rule, enforced.action, shadow.action, enforced.isolated, shadow.isolated
+    )
 
 
 def _paint(
-    painted: Iterable[tuple[Ruled, Action | None, Sequence[_Span]]],
+    strokes: Iterable[_Stroke],
     cells: int,
     isolation: int,
     actions: Actions,
 ) -> list[Verdict]:
-    tiers: dict[Tier, list[tuple[Ruled, Action, Sequence[_Span]]]] = {tier: [] for tier in Tier}
-    for one, action, spans in painted:
-        if action is not None:
-            tiers[one.tier].append((one, action, spans))
-    tiers[Tier.NAMESPACED].sort(key=_by_action)  # otherwise they stay in their order
-    verdicts: list[Verdict | None] = [None] * cells
-    _paint_tier(verdicts, tiers[Tier.ADMIN], actions)
-    _paint_tier(verdicts, tiers[Tier.NAMESPACED], actions)
-    if isolation:
-        denied = Verdict(isolation, actions.drop, 1)
-        return [verdict or denied for verdict in verdicts]
-    _paint_tier(verdicts, tiers[Tier.BASELINE], actions)
-    allowed = Verdict(0, actions.allow)
-    return [verdict or allowed for verdict in verdicts]
-
-
-def _by_action(found: tuple[Ruled, Action, Sequence[_Span]]) -> int:
-    return _RANK[found[1]]
-
-
-def _paint_tier(
-    verdicts: list[Verdict | None],
-    found: Iterable[tuple[Ruled, Action, Sequence[_Span]]],
-    actions: Actions,
-) -> None:
-    """The first rule of a tier that has a cell takes it; one that passes leaves it to the next tier."""
-    following = list(range(len(verdicts) + 1))  # the next cell from each on that no rule of this tier has
-
-    def free_from(cell: int) -> int:
-        root = cell
-        while following[root] != root:
-            root = following[root]
-        while following[cell] != root:
-            following[cell], cell = root, following[cell]
-        return root
-
-    for one, action, spans in found:
-        verdict = None if action is Action.PASS else Verdict(one.id, actions.of[action])
-        for begin, end in spans:
-            cell = free_from(begin)
-            while cell < end:
-                if verdicts[cell] is None:
+    """By cell. The first rule of a tier that has one takes it; one that passes leaves it to the next tier."""
+    verdicts = [Verdict(isolation, actions.drop, 1) if isolation else Verdict(0, actions.allow)] * cells
+    undecided = (1 << cells) - 1  # bit n is cell n
+    tier, free = None, 0
+    for one, action, spans in sorted(strokes, key=_order):
+        if one.form.tier is not tier:
+            tier, free = one.form.tier, undecided
+            if isolation and tier is Tier.BASELINE:
+                break
+        taken = free & _cells_of(spans)
+        if taken:
+            free ^= taken
+            if action is not Action.PASS:
+                undecided ^= taken
+                verdict = Verdict(one.id, actions.of[action])
+                for cell in bits(taken):
                     verdicts[cell] = verdict
-                following[cell] = cell + 1
-                cell = free_from(cell)
+    return verdicts
+
+
+def _order(stroke: _Stroke) -> int:
+    """Of tiers, and in the namespaced one of actions; otherwise rules stay in their order."""
+    tier = stroke[0].form.tier
+    return len(_RANK) * tier + (_RANK[stroke[1]] if tier is Tier.NAMESPACED else 0)
+
+
+def _cells_of(spans: Sequence[_Span]) -> int:
+    found = 0
+    for begin, end in spans:
+        found |= (1 << end) - (1 << begin)
+    return found
 
 
 def _entries(

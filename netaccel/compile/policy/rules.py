@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from netaccel.compile.policy.selectors import Block, Nodes, Pods, Ports, Spec, Whole
 from netaccel.model.address import Cidr
@@ -40,22 +41,33 @@ Spans = Mapping[int, Sequence[tuple[int, int]]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CompiledRule:
-    """One rule. ``enforced`` and ``shadow``: what it does under each reading, None: it is none there.
+class Form:
+    """What a rule does to the flows of the peers that it matches; rules that do the same share one.
 
-    ``specs`` None: every peer. ``ports`` None: every protocol and port.
+    ``enforced`` and ``shadow``: what it does under each reading, None: it is none there.
+    ``ports`` None: every protocol and port.
     """
 
-    number: int
-    written: Action
+    tier: Tier
     enforced: Action | None
     shadow: Action | None
-    specs: tuple[Spec, ...] | None
     ports: tuple[Port, ...] | None
     spans: Spans
     """The ports that are numbers."""
     named: frozenset[str]
     """Names of ports that have to be looked up at the destination."""
+    whole: Form | None
+    """The form that does the same to all flows; None: this one does."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledRule:
+    """One rule. ``specs`` None: every peer."""
+
+    number: int
+    written: Action
+    form: Form
+    specs: tuple[Spec, ...] | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,7 +110,7 @@ class CompiledPolicy:
         for rule in self.rules[direction]:
             yield from rule.specs or ()
             if direction is Direction.EGRESS:
-                yield from map(Ports, rule.named)
+                yield from map(Ports, rule.form.named)
 
     def concerns(self, direction: Direction) -> bool:
         """Whether it says anything of a direction."""
@@ -108,7 +120,9 @@ class CompiledPolicy:
         """Whether it may deny in force: then what can't be judged is dropped."""
         if self.policy.mode is Mode.MONITOR:
             return False
-        return direction in self.policy.isolates or any(r.enforced is not None for r in self.rules[direction])
+        return direction in self.policy.isolates or any(
+            rule.form.enforced is not None for rule in self.rules[direction]
+        )
 
     def prefixes(self) -> Iterator[Cidr]:
         """Every prefix that has to have a name in the map ``identities``."""
@@ -167,13 +181,21 @@ def _rule(policy: Policy, number: int, rule: Rule, world: World, monitored: bool
         peers = ports = None
         shadow = Action.DROP if shadow is Action.PASS else shadow
     specs = None if peers is None else tuple(s for peer in peers for s in _specs(peer, policy, world))
-    named = frozenset(port.name for port in ports or () if isinstance(port, NamedPort))
     enforced = None if monitored or rule.action is Action.MONITOR else shadow
+    return CompiledRule(number, rule.action, _form(policy.tier, enforced, shadow, ports), specs)
+
+
+@lru_cache(maxsize=65536)  # one that is made again is another: correct, only not known to be alike
+def _form(tier: Tier, enforced: Action | None, shadow: Action | None, ports: tuple[Port, ...] | None) -> Form:
+    if ports is None:
+        return Form(tier, enforced, shadow, None, {}, frozenset(), None)
     spans: dict[int, list[tuple[int, int]]] = {}
-    for port in ports or ():
+    for port in ports:
         if isinstance(port, PortRange):
             spans.setdefault(port.protocol, []).append((port.first, port.last + 1))
-    return CompiledRule(number, rule.action, enforced, shadow, specs, ports, spans, named)
+    named = frozenset(port.name for port in ports if isinstance(port, NamedPort))
+    whole = _form(tier, enforced, shadow, None)
+    return Form(tier, enforced, shadow, ports, spans, named, whole)
 
 
 def _specs(peer: Peer, policy: Policy, world: World) -> Iterator[Spec]:

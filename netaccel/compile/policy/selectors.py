@@ -18,6 +18,11 @@ from netaccel.model.policy import Entity, Labels, Operator, Selector
 _K = TypeVar("_K")
 _V = TypeVar("_V")
 
+_FEW_BITS = 32
+"""Bits of a mask up to which it is quicker to take them one by one than to write it down."""
+FEW = 64
+"""Identities of a peer up to which they are looked at one by one, not as a set."""
+
 
 class Pods(NamedTuple):
     """Pods by labels; ``namespaces`` None: of ``namespace`` alone, which is "" else."""
@@ -74,11 +79,21 @@ def holds(selector: Selector, labels: Mapping[str, str]) -> bool:
 
 def bits(mask: int) -> Iterator[int]:
     """Numbers of the bits that are set, low first."""
+    if mask.bit_count() <= _FEW_BITS:
+        yield from reversed(list(_high_first(mask)))
+        return
     text = bin(mask)[:1:-1]
     at = text.find("1")
     while at >= 0:
         yield at
         at = text.find("1", at + 1)
+
+
+def _high_first(mask: int) -> Iterator[int]:
+    while mask:
+        number = mask.bit_length() - 1
+        yield number
+        mask ^= 1 << number
 
 
 def mask_of(numbers: Iterable[int]) -> int:
@@ -149,11 +164,32 @@ def _leave(index: dict[_K, set[int]], key: _K, number: int) -> None:
         del index[key]
 
 
+class Meant:
+    """Whom a peer means, as identities come and go. One for each distinct peer as long as a rule names it."""
+
+    __slots__ = ("_few", "mask")
+
+    def __init__(self, mask: int) -> None:
+        self.mask = mask
+        self._few: tuple[int, ...] | None = None  # those of the mask, once asked for
+
+    def flip(self, bit: int) -> None:
+        """One comes or goes."""
+        self.mask ^= bit
+        self._few = None
+
+    def few(self) -> tuple[int, ...] | None:
+        """Their numbers; None: there are more than FEW."""
+        if self._few is None and self.mask.bit_count() <= FEW:
+            self._few = tuple(bits(self.mask))
+        return self._few
+
+
 class Peers:
-    """The masks of all peers that rules name."""
+    """Whom all peers mean that rules name."""
 
     def __init__(self, prefixes: Prefixes) -> None:
-        self.masks: dict[Spec, int] = {}
+        self.meant: dict[Spec, Meant] = {}
         self._counts: dict[Spec, int] = {}
         self._prefixes = prefixes
         self._index = _Index()
@@ -170,7 +206,7 @@ class Peers:
         count = self._counts.get(spec, 0)
         self._counts[spec] = count + 1
         if not count:
-            self.masks[spec] = mask_of(self._find(spec))
+            self.meant[spec] = Meant(mask_of(self._find(spec)))
             for index, key in self._places(spec):
                 index.setdefault(key, set()).add(spec)
             if isinstance(spec, Nodes | Whole):
@@ -181,7 +217,7 @@ class Peers:
         self._counts[spec] -= 1
         if self._counts[spec]:
             return False
-        del self._counts[spec], self.masks[spec]
+        del self._counts[spec], self.meant[spec]
         for index, key in self._places(spec):
             index[key].discard(spec)
             if not index[key]:
@@ -229,7 +265,7 @@ class Peers:
         bit = 1 << number
         found = set(self._meaning(one))
         for spec in found:
-            self.masks[spec] ^= bit
+            self.meant[spec].flip(bit)
         return found
 
     def _meaning(self, one: Class) -> Iterator[Spec]:
@@ -242,7 +278,7 @@ class Peers:
         if isinstance(one, PodClass):
             yield from self._pods_meaning(one)
             for name in {port[0] for port in one.ports}:
-                if Ports(name) in self.masks:
+                if Ports(name) in self.meant:
                     yield Ports(name)
             return
         for spec in self._others:

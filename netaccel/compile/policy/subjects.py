@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from netaccel.compile.policy.identities import PodClass
 from netaccel.compile.policy.rows import Fallback, Named, Ruled
-from netaccel.compile.policy.rules import CompiledPolicy
-from netaccel.compile.policy.selectors import Peers, Ports, bits, mask_of
+from netaccel.compile.policy.rules import CompiledPolicy, CompiledRule, Form
+from netaccel.compile.policy.selectors import FEW, Meant, Peers, Ports, bits, mask_of
 from netaccel.model.policy import NO_RULE, Direction, Mode, PolicyKey, RuleRef, Tier
-
-_SPARSE = 64
-"""Peers of one rule up to which they are counted one by one, not as a set."""
 
 
 class SubjectKey(NamedTuple):
@@ -53,58 +50,67 @@ def key_of(policies: Sequence[CompiledPolicy], ports: Named) -> SubjectKey:
     """The subject of a pod with these named ports that these policies select."""
     ordered = sorted(policies, key=lambda p: (p.policy.tier, p.order))
     keys = [tuple(p.key for p in ordered if p.concerns(direction)) for direction in Direction]
-    asked = frozenset(name for p in policies for rule in p.rules[Direction.INGRESS] for name in rule.named)
+    asked = frozenset(
+        name for p in policies for rule in p.rules[Direction.INGRESS] for name in rule.form.named
+    )
     return SubjectKey(keys[0], keys[1], tuple(port for port in ports if port[0] in asked))
 
 
-def ruled(
-    policies: Sequence[CompiledPolicy], direction: Direction, ids: Mapping[RuleRef, int]
-) -> list[Ruled]:
-    """Their rules in the order of evaluation."""
-    return [
-        Ruled(rule, ids[RuleRef(p.key, direction, rule.number)], p.policy.tier)
-        for p in policies
-        for rule in p.rules[direction]
-    ]
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """What a policy says of a direction, with the ids of its rules. ``isolation``: as if it were alone."""
+
+    read: tuple[CompiledRule, ...]
+    rules: tuple[Ruled, ...]
+    isolation: Fallback
 
 
-def fallback(
-    policies: Sequence[CompiledPolicy], direction: Direction, ids: Mapping[RuleRef, int]
-) -> Fallback:
+def numbered(one: CompiledPolicy, direction: Direction, ids: Mapping[RuleRef, int], peers: Peers) -> Numbered:
+    """Of a policy whose rules have ids and whose peers are known."""
+    meant = peers.meant
+    rules = tuple(
+        Ruled(
+            rule.form,
+            ids[RuleRef(one.key, direction, rule.number)],
+            None if rule.specs is None else tuple(meant[spec] for spec in rule.specs),
+        )
+        for rule in one.rules[direction]
+    )
+    isolation = 0
+    if one.policy.tier is Tier.NAMESPACED and direction in one.policy.isolates:
+        isolation = ids[RuleRef(one.key, direction, NO_RULE)]
+    enforced = isolation if one.policy.mode is Mode.ENFORCE else 0
+    return Numbered(one.rules[direction], rules, Fallback(enforced, isolation))
+
+
+def fallback(policies: Iterable[Numbered]) -> Fallback:
     """The first policies that isolate, in force and in the shadow."""
-    isolating = [p for p in policies if p.policy.tier is Tier.NAMESPACED and direction in p.policy.isolates]
-    found = [
-        next((ids[RuleRef(p.key, direction, NO_RULE)] for p in isolating if counts(p)), 0)
-        for counts in (_enforced, lambda _: True)
-    ]
-    return Fallback(found[0], found[1])
-
-
-def _enforced(one: CompiledPolicy) -> bool:
-    return one.policy.mode is Mode.ENFORCE
+    enforced = shadow = 0
+    for one in policies:
+        enforced = enforced or one.isolation.enforced
+        shadow = shadow or one.isolation.shadow
+    return Fallback(enforced, shadow)
 
 
 def partition(
     rules: Sequence[Ruled], direction: Direction, peers: Peers, own: Named
 ) -> Iterator[tuple[Class, int]]:
     """Classes of peers with the identities of each; the first is that of everybody else, with mask 0."""
-    always = [n for n, one in enumerate(rules) if one.rule.specs is None]
+    always = [n for n, one in enumerate(rules) if one.peers is None]
     groups: dict[tuple[int, ...], int] = {}
     sparse: dict[int, list[int]] = {}
     for number, one in enumerate(rules):
-        if one.rule.specs is None:
+        if one.peers is None:
             continue
-        mask = 0
-        for spec in one.rule.specs:
-            mask |= peers.masks[spec]
-        if mask.bit_count() <= _SPARSE:
-            for identity in bits(mask):
-                sparse.setdefault(identity, []).append(number)
-        else:
-            groups = _refined(groups, number, mask)
+        few = _few(one.peers)
+        if few is None:
+            groups = _refined(groups, number, _any(one.peers))
+            continue
+        for identity in few:
+            sparse.setdefault(identity, []).append(number)
     groups = _with_sparse(groups, sparse)
 
-    names = frozenset(name for one in rules for name in one.rule.named)
+    names = frozenset(name for one in rules for name in one.form.named)
     if direction is Direction.INGRESS or not names:
         named = own if direction is Direction.INGRESS else ()
         for signature, mask in [((), 0), *groups.items()]:
@@ -129,8 +135,33 @@ def partition(
 
 
 def _class(rules: Sequence[Ruled], always: Sequence[int], signature: tuple[int, ...], named: Named) -> Class:
-    numbers = sorted((*always, *signature)) if signature else always
-    return Class(tuple(rules[number] for number in numbers), named)
+    """Without rules that others before them leave nothing to, so that more classes are alike."""
+    found: dict[Form, Ruled] = {}
+    for number in sorted((*always, *signature)) if signature else always:
+        one = rules[number]
+        if one.form not in found and one.form.whole not in found:
+            found[one.form] = one
+    return Class(tuple(found.values()), named if any(form.named for form in found) else ())
+
+
+def _few(peers: Sequence[Meant]) -> Iterable[int] | None:
+    """Identities of any of them, each once; None: there are very many."""
+    if len(peers) == 1:
+        return peers[0].few()
+    found: dict[int, None] = {}
+    for one in peers:
+        few = one.few()
+        if few is None or len(found) > FEW:
+            return None
+        found.update(dict.fromkeys(few))
+    return found
+
+
+def _any(peers: Iterable[Meant]) -> int:
+    mask = 0
+    for one in peers:
+        mask |= one.mask
+    return mask
 
 
 def _refined(groups: Mapping[tuple[int, ...], int], number: int, mask: int) -> dict[tuple[int, ...], int]:
@@ -173,7 +204,7 @@ def _by_ports(names: frozenset[str], peers: Peers) -> dict[Named, int]:
     members: dict[Named, list[int]] = {}
     having = 0
     for name in names:
-        having |= peers.masks[Ports(name)]
+        having |= peers.meant[Ports(name)].mask
     for identity in bits(having):
         one = peers.class_of(identity)
         assert isinstance(one, PodClass)
