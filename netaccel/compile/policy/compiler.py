@@ -288,6 +288,8 @@ class Compiler:
         return affected, pods & (self._locals.keys() | self._devices.keys())
 
     def _take_devices(self, devices: Mapping[PodKey, int]) -> set[PodKey]:
+        if devices == self._devices:
+            return set()
         changed = {key for key, ifindex in devices.items() if self._devices.get(key) != ifindex}
         changed |= self._devices.keys() - devices.keys()
         self._devices = dict(devices)
@@ -351,6 +353,8 @@ class Compiler:
         dirty: set[PodKey] = set()
         for key, policy in policies.items():
             for pod_key, local in self._locals.items():
+                if key.namespace not in ("", pod_key.namespace):
+                    continue
                 before = key in local.selected
                 after = policy is not None and self._selects(policy, local.pod)
                 if before or after:
@@ -395,8 +399,8 @@ class Compiler:
             self._assembly.leave(gone)
         return new
 
-    def _build(self, policies: Iterable[PolicyKey], users: _Users, new: set[SubjectKey]) -> set[SubjectKey]:
-        """Work out the tables that may differ; whose they are."""
+    def _build(self, policies: Iterable[PolicyKey], users: _Users, new: set[SubjectKey]) -> set[int]:
+        """Work out the tables that may differ; numbers of the subjects whose they are."""
         assembly = self._assembly
         todo = {(subject, direction) for subject in new for direction in Direction}
         for key in policies:
@@ -407,26 +411,31 @@ class Compiler:
                     todo.add((subject, direction))
         for subject, direction in todo:
             assembly.build(subject, direction)
-        return {subject for subject, _ in todo}
+        return {assembly.subjects.of[subject] for subject, _ in todo}
 
-    def _place(self, pods: Set[PodKey], built: Set[SubjectKey], moved: Set[IdentityKey]) -> None:
+    def _place(self, pods: Set[PodKey], built: Set[int], moved: Set[IdentityKey]) -> None:
         """The endpoints of local pods: of these, of those with these subjects, of those that moved."""
         before, room = self._endpoints, self._limits.policy_endpoints
         placed = list(self._locals.items())
         if len(placed) > room:
             placed = sorted(placed, key=lambda one: (one[1].ifindex not in before, one[0]))[:room]
         self.left_out = frozenset(self._locals.keys() - dict(placed).keys())
+        ends = {key.addr for key in moved if key.prefix_length == _ALL}
         found = {}
         for key, local in placed:
             known = before.get(local.ifindex)
-            if known is not None and key not in pods and local.subject not in built:
-                four, six = IdentityKey(_ALL, known.addr4), IdentityKey(_ALL, known.addr6)
-                if four not in moved and six not in moved:
-                    found[local.ifindex] = known
-                    continue
-            found[local.ifindex] = self._endpoint(local)
+            if (
+                known is None
+                or key in pods
+                or known.subject in built
+                or (ends and (known.addr4 in ends or known.addr6 in ends))
+            ):
+                made = self._endpoint(local)
+                if made != known:
+                    self._touched_endpoints.add(local.ifindex)
+                    known = made
+            found[local.ifindex] = known
         self._touched_endpoints |= before.keys() - found.keys()
-        self._touched_endpoints.update(n for n, endpoint in found.items() if before.get(n) != endpoint)
         self._endpoints = found
 
     def _endpoint(self, local: Local) -> PolicyEndpoint:

@@ -295,8 +295,11 @@ class Danger:
     ) -> set[int]:
         """Endpoints that have to be shut in between, or, if they are new, written last."""
         found = set()
+        stirred = {key[0] for masks in (self._written, self._removed) for key, mask in masks.items() if mask}
         for ifindex, after in new.items():
             before = old.get(ifindex)
+            if before is after and after.subject not in stirred:
+                continue  # its tables stay: a peer that moves has its old row or its new one
             if before is None:  # it must not meet what is yet to be removed
                 danger = any(self._removed.get((after.subject, direction)) for direction in (0, 1))
             else:
