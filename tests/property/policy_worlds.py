@@ -200,7 +200,10 @@ def pods(draw: st.DrawFn) -> Pod:
     node = draw(st.sampled_from((0, 0, 0, 1, 2)))
     host = draw(st.integers(0, 7)) == 7
     families = draw(st.sampled_from(((4, 6), (4, 6), (4,), (6,), (6, 4), ())))
-    own = {4: NODE4[node], 6: NODE6[node]} if host else {4: POD4[at], 6: POD6[at]}
+    home, terminating = at, draw(st.integers(0, 7)) == 7
+    if draw(st.integers(0, 2)) == 2:  # it claims addresses of a pod of another namespace, maybe as it leaves
+        home, terminating = (at + len(SPACES)) % len(PODS), draw(st.booleans())
+    own = {4: NODE4[node], 6: NODE6[node]} if host else {4: POD4[home], 6: POD6[home]}
     return Pod(
         PODS[at],
         NODES[node],
@@ -208,7 +211,7 @@ def pods(draw: st.DrawFn) -> Pod:
         draw(labels),
         tuple(draw(st.lists(container_ports, max_size=2))),
         host_network=host,
-        terminating=draw(st.integers(0, 7)) == 7,
+        terminating=terminating,
     )
 
 

@@ -33,6 +33,8 @@ def questions(world: World) -> Iterator[tuple[Direction, Question]]:
             me = party_of_pod(pod, own)
             echo = (ICMP, 8 << 8) if is_ipv4(own) else (ICMPV6, 128 << 8)
             for peer in peers:
+                if peer.address == own and peer.pod is not pod:
+                    continue  # another pod has this address: what is sent to it never leaves this one
                 if is_ipv4(peer.address) == is_ipv4(own):
                     for protocol, port in (*PORTS, echo):
                         yield Direction.INGRESS, Question(peer, me, protocol, port)
