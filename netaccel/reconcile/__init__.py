@@ -3,7 +3,8 @@
 
 ``engine`` one pass, without clock or asyncio · ``plan`` what a pass will write · ``dump`` reads the maps ·
 ``mode`` whether new flows are taken · ``status`` what became of each object, counters · ``policies`` the
-same as ``engine`` for the maps of policy · ``loop`` events in, passes, retries, timers.
+same as ``engine`` for the maps of policy · ``collector`` Python's, kept quiet meanwhile · ``loop`` events in,
+passes, retries, timers.
 
 A pass writes what changed since the last one. The first pass, one that follows a failed write, and one now
 and then on a timer read the maps first and take what they find for the state that is left behind.

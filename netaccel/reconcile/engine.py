@@ -3,10 +3,9 @@
 
 from __future__ import annotations
 
-import gc
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 
 from netaccel import records
 from netaccel.compile.adopt import adopt
@@ -20,6 +19,7 @@ from netaccel.model.endpoint import EndpointSlice
 from netaccel.model.event import Event
 from netaccel.model.service import Service, ServiceKey
 from netaccel.model.snapshot import World
+from netaccel.reconcile.collector import quiet_gc
 from netaccel.reconcile.dump import Maps, differences, read
 from netaccel.reconcile.mode import MapsInMode, Mode
 from netaccel.reconcile.plan import Planner, Room
@@ -123,7 +123,7 @@ class Engine:
         if not self.due:
             return Report()
         try:
-            with _quiet_gc() if self.heavy else nullcontext():
+            with quiet_gc() if self.heavy else nullcontext():
                 return self._run()
         except DatapathError as error:
             if self._good is None:
@@ -301,22 +301,6 @@ class Engine:
             {group.number: group.backends for _, group in groups},
             [(table.offset, len(table.slots)) for _, group in groups for table in group.tables],
         )
-
-
-@contextmanager
-def _quiet_gc() -> Iterator[None]:
-    """Keep the garbage collector from visiting the millions of objects that a large pass makes to last.
-
-    They are left out of later collections too, which would take 0.1 s and more in the middle of some event.
-    """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.freeze()
-            gc.enable()
 
 
 def _less(found: Placed, good: Placed) -> Placed:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 from netaccel.compile.diff import Step, Write
@@ -24,6 +25,7 @@ from netaccel.model.endpoint import PodKey
 from netaccel.model.event import ObjectKey
 from netaccel.model.policy import Policy, PolicyKey
 from netaccel.model.snapshot import World
+from netaccel.reconcile.collector import quiet_gc
 from netaccel.reconcile.dump import Maps
 from netaccel.reconcile.status import Condition, State
 from netaccel.records import PolicyRevision
@@ -155,9 +157,11 @@ class PolicyEngine:
         """Do what is to do. Raises DatapathError: the next pass then reads the maps and does it again."""
         if not self.due(world):
             return PolicyReport(revision=self._revision)
+        heavy = self.heavy
         compare, self._compare, self._stirred = self._compare, False, False
         try:
-            report = self._run(world, compare)
+            with quiet_gc() if heavy else nullcontext():
+                report = self._run(world, compare)
         except DatapathError as error:
             self._trusted = False
             if not isinstance(error, MapFullError):
