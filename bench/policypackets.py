@@ -3,13 +3,14 @@
 
 Known flows are timed beside the same programs with policy off, in turn, round after round in one process.
 First packets are each of a flow of its own: the peer's address differs from packet to packet, its port from
-run to run. Rules are peers (a CIDR each), each with a row of one port.
+run to run; tables of each number of rules have programs of their own, which take turns too. Rules are peers
+(a CIDR each), each with a row of one port.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -57,14 +58,19 @@ class Pod(NamedTuple):
 def run() -> list[Result]:
     """Every row of the part."""
     results: list[Result] = []
+    driver = Driver("tc")
     with node(), pod(policy=1) as on, pod(policy=0) as off:
-        driver = Driver("tc")
         for made in (on, off):
             fill(made.maps, dict(made.programs.abi.constants))
         write_rules(on, 10)
         for family in (4, 6):
             results += known(driver, family, on, off)
-        results += [row for family in (4, 6) for row in first(driver, family, on)]
+    with ExitStack() as stack:
+        pods = {rules: stack.enter_context(pod(policy=1)) for rules in RULES}
+        for rules, made in pods.items():
+            write_rules(made, rules)
+        for family in (4, 6):
+            results += first(driver, family, pods)
     return results
 
 
@@ -135,32 +141,25 @@ def known(driver: Driver, family: int, on: Pod, off: Pod) -> Iterator[Result]:
         )
 
 
-def first(driver: Driver, family: int, made: Pod) -> Iterator[Result]:
-    """First packets, by the number of rules."""
+def first(driver: Driver, family: int, made: Mapping[int, Pod]) -> Sequence[Result]:
+    """First packets, by the number of rules; the numbers take turns."""
     ports = iter(range(1024, 65536))
-    costs: dict[int, list[float]] = {rules: [] for rules in RULES}
-    program = made.programs.program("tc_pod_egress")
+    costs: dict[int, list[float]] = {rules: [] for rules in made}
 
-    def once(rules: int) -> float:
+    def once(at: Pod) -> float:
+        program = at.programs.program("tc_pod_egress")
         frame = segment(family, CLIENT[family], POD[family], (next(ports), 80), "S")
         case = Case("first", program, frame, family, FIRST, 0, None, LAST_BYTES[family])
         noop = driver.run(case._replace(name="noop", program=driver.noop), FIRST)
-        made.ring.read()
+        at.ring.read()
         return driver.run(case, FIRST) - noop
 
-    for rules in RULES:  # tables only grow, so fewer rules come first
-        write_rules(made, rules)
-        once(rules)
-        costs[rules] = [once(rules) for _ in range(ROUNDS)]
-        drop_rules(made, rules)
-    yield from rows(family, {rules: statistics.median(values) for rules, values in costs.items()})
-
-
-def drop_rules(made: Pod, rules: int) -> None:
-    """Tables as before :func:`write_rules`, but for the endpoint's row."""
-    for name in ("policy_peers", "identities"):
-        made.maps.delete(name, list(made.maps.dump(name)))
-    made.maps.delete("policy_rows", [key for key in made.maps.dump("policy_rows") if key.row > 1])
+    for at in made.values():  # from here on its table of flows is full
+        once(at)
+    for _ in range(ROUNDS):
+        for rules, at in made.items():
+            costs[rules].append(once(at))
+    return rows(family, {rules: statistics.median(values) for rules, values in costs.items()})
 
 
 def rows(family: int, costs: dict[int, float]) -> Sequence[Result]:

@@ -155,6 +155,8 @@ static __always_inline int pass(struct __sk_buff *skb, int family, const struct 
 {
 	int plain;
 
+	if (direction == POLICY_EGRESS)
+		hint_set(p, 0);
 	if (known(skb, family, p, direction, POLICY_LOOK_ANY) != POLICY_ASK)
 		return TC_NEXT;
 	return judge(skb, family, p, direction, &plain);
