@@ -48,6 +48,8 @@ def answer(
         raise DatapathError(
             f"no agent listens at {listen}: start `netaccel agent`, or give --http"
         ) from error
+    except BrokenPipeError:  # who reads our output has had enough
+        raise
     except (OSError, http.client.HTTPException) as error:
         raise DatapathError(f"http://{listen}{path}: {error}: is it the agent that listens there?") from error
     finally:

@@ -105,7 +105,7 @@ def explain(
     with ground.judges(by, model) as judges:
         walker = Walker(model, judges)
         if batch:
-            _batch(walker, ground.origin)
+            _batch(walker, ground)
             return
         answer = walker.walk(parse_end(source or ""), parse_end(destination or ""), how)
 
@@ -114,20 +114,22 @@ def explain(
 
     view = answer_view(answer, ground.origin, tell)
     emit(output, view, lambda: _print(view))
-    _leave(view)
+    _leave(view, ground)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ground:
     """What is asked about. ``maps``: the folder of this node's pinned maps; None: files, no node.
 
-    ``port``: where agents listen.
+    ``port``: where agents listen. ``broken``: files hold what can't be used, so that answers say what holds
+    while that is so, and nobody shall take them for the files' own.
     """
 
     world: World
     origin: Origin
     maps: Path | None = None
     port: int = 0
+    broken: bool = False
 
     @classmethod
     def of_files(cls, folder: Path) -> _Ground:
@@ -138,7 +140,7 @@ class _Ground:
             click.echo(f"netaccel: {one.origin}: {one.key or 'an object'}{path}: {one.reason}", err=True)
         for line in imagine(offline.world, workload_pods(folder)):
             click.echo(f"netaccel: {line}", err=True)
-        return cls(offline.world, offline.origin)
+        return cls(offline.world, offline.origin, broken=bool(offline.refused))
 
     @classmethod
     def of_agent(cls, http: str, bpffs: str) -> _Ground:
@@ -183,8 +185,8 @@ def _icmp(written: str | None) -> int | None:
     return icmp_port(int(kind), int(code or 0))
 
 
-def _leave(view: AnswerView) -> None:
-    if not view["agree"]:
+def _leave(view: AnswerView, ground: _Ground) -> None:
+    if not view["agree"] or ground.broken:
         raise click.exceptions.Exit(1)
     if view["allowed"] is None:
         raise click.exceptions.Exit(UNKNOWN)
@@ -192,9 +194,9 @@ def _leave(view: AnswerView) -> None:
         raise click.exceptions.Exit(DENIED)
 
 
-def _batch(walker: Walker, origin: Origin) -> None:
-    failed = unknown = False
-    for found in answers(walker, sys.stdin.buffer, origin):
+def _batch(walker: Walker, ground: _Ground) -> None:
+    failed, unknown = ground.broken, False
+    for found in answers(walker, sys.stdin.buffer, ground.origin):
         failed |= "error" in found
         unknown |= found.get("allowed", True) is None
         sys.stdout.write(json.dumps(found, ensure_ascii=False, separators=(",", ":")) + "\n")

@@ -132,6 +132,7 @@ def churn():
     import collections, time
     counts, errors, threads = collections.Counter(), [], []
     def once():
+        began = time.time()
         try:
             with socket.create_connection((address, port), timeout=30) as connection:
                 name, digest, tail = connection.recv(8, socket.MSG_WAITALL), hashlib.sha256(), b""
@@ -144,7 +145,7 @@ def churn():
                     errors.append("not whole")
             counts[name.decode().strip()] += 1
         except OSError as error:
-            errors.append(repr(error))
+            errors.append(f"{error!r}, opened at {began:.3f}, failed at {time.time():.3f}")
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.readline(), ended.set()), daemon=True).start()
     say(served="")

@@ -106,16 +106,21 @@ def test_connections_that_are_opened_meanwhile_fare_no_worse(node: Node, handove
     handover.write_service()
     before = handover.open("old")
     churns = handover.open("", "churn")
+    course = [("serve", time.time())]
     agent = serve(node)
     handover.open("new")
     node.stop(agent)
+    course.append(("drain", time.time()))
     agent = serve(node, drain="true")
     handover.open("old")
     node.stop(agent)
+    course.append(("serve again", time.time()))
     serve(node)
     handover.open("new")
+    course.append(("end", time.time()))
     for churn in churns:
         said = churn.stop()
-        assert not said["errors"], (churn.what, said)
+        few = sum(said["counts"].values()) // 500  # docs/services.md, Limits
+        assert len(said["errors"]) <= few, (churn.what, said, course, dump(node, "drops"))
         assert said["counts"].keys() == {"old", "new"}
     all_go_on(node, before)

@@ -104,12 +104,16 @@ def test_icmp_by_type(folder: Path) -> None:
     assert destination == "pod:shop/web (10.1.0.1 ICMP type 13 code 1)"
 
 
-def test_an_object_that_cannot_be_used_is_told_and_the_rest_goes_on(folder: Path) -> None:
+def test_an_object_that_cannot_be_used_is_told_and_fails_whoever_relies_on_the_files(folder: Path) -> None:
     bad = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "bad"}}
     (folder / "bad.yaml").write_text(yaml.safe_dump({**bad, "spec": {"ingres": []}}))
     result = explain(folder, "pod:shop/client", "pod:shop/web:80")
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert "bad.yaml#1: NetworkPolicy default/bad: spec.ingres" in result.stderr
+    assert "ingress forwarded: NetworkPolicy shop/web rule 1 (Allow)" in result.stdout, "the rest goes on"
+    question = json.dumps({"from": "pod:shop/client", "to": "pod:shop/web", "port": 80})
+    batch = explain(folder, "--batch", lines=question)
+    assert (batch.exit_code, json.loads(batch.stdout)["allowed"]) == (1, True)
 
 
 @pytest.mark.parametrize(
