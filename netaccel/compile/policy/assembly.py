@@ -207,8 +207,8 @@ class Assembly:
                 self.rules[number] = record
                 self.touched_rules.add(number)
         for direction in Direction:
-            old = self._numbered.get((key, direction))
-            if old is None or old.read is not policy.rules[direction]:
+            old, read = self._numbered.get((key, direction)), policy.rules[direction]
+            if old is None or not read or old.read is not read:  # there is one empty tuple for all policies
                 self._numbered[key, direction] = numbered(policy, direction, self.rule_ids.of, self._peers)
 
     def _record(self, one: CompiledPolicy, ref: RuleRef) -> PolicyRule:

@@ -475,12 +475,21 @@ class Compiler:
 def _stale(
     before: Mapping[PolicyKey, CompiledPolicy | None], after: Mapping[PolicyKey, CompiledPolicy | None]
 ) -> _Users:
-    """Policies and directions whose tables are to be built again."""
+    """Policies and directions whose tables are to be built again.
+
+    Rules that say the same are the old ones (``keeping``); of no rules there is one tuple for all policies.
+    """
+
+    def differ(old: CompiledPolicy | None, new: CompiledPolicy | None, direction: Direction) -> bool:
+        if old is None or new is None or new.rules[direction] is not old.rules[direction]:
+            return True
+        return not new.rules[direction] and not new.says(direction, old)
+
     return {
         (key, direction)
         for key, new in after.items()
         for direction in Direction
-        if (old := before[key]) is None or new is None or new.rules[direction] is not old.rules[direction]
+        if differ(before[key], new, direction)
     }
 
 
