@@ -90,6 +90,12 @@ def test_kubectl_shows_each_nodes_state(world: World) -> None:
             lambda node=node: state(node)["status"]["frontends"] == world.status(node)["counts"]["frontends"],
             "as many frontends as the node's maps hold",
         )
+        # The first state may have been written before the node was ready; the next one follows within Rhythm.gap.
+        wait_for(
+            lambda node=node: [c["status"] for c in state(node)["status"]["conditions"] if c["type"] == "Ready"]
+            == ["True"],
+            f"{node} is ready by its state",
+        )
     table = world.kubectl("get", "nodestates").splitlines()
     for column in ("VERSION", "READY", "MODE", "FRONTENDS", "BACKENDS", "DRIFT", "LAST SYNC", "WARNINGS"):
         assert column in table[0]
