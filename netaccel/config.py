@@ -213,6 +213,20 @@ class Settings(_Frozen):
     strict: bool = Field(
         False, description="carry nothing of a pod before its policy is in force, with no agent too"
     )
+    peer: Literal["auto", "off"] = Field(
+        "auto", description="packets between pods of this node skip its stack, where nothing there needs them"
+    )
+    accelerate: Literal["auto", "enabled", "disabled"] = Field(
+        "auto",
+        description="TCP between pods of this node from socket to socket; enabled: their programs do not"
+        " splice(2) from sockets, so they are not looked at",
+    )
+    accelerate_rate: PositiveFloat = Field(
+        100.0, description="segments a second, each way, from which a connection is accelerated"
+    )
+    accelerate_interval: PositiveFloat = Field(
+        1.0, description="seconds between looks for connections to accelerate"
+    )
     state: Path = Field(
         Path("/var/lib/netaccel"), description="folder for what outlives reboots: recorded edges"
     )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is told of same-node acceleration. In JSON, fields with their default are left out."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that the self-test tried on this kernel. ``detail``: what was seen, where it is not ok."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """Whether a tier is in force; else ``reason`` says why not, and what would help."""
+
+    on: bool
+    reason: str = ""
+
+
+class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one connection carried by one end's writes, each way: ``sent`` is this end's, ``received`` the peer's.
+
+    Bytes and messages from socket to socket, and bytes by TCP.
+    """
+
+    path: str
+    sent_messages: int = 0
+    sent_bytes: int = 0
+    received_messages: int = 0
+    received_bytes: int = 0
+    tcp_sent_bytes: int = 0
+    tcp_received_bytes: int = 0
+
+
+class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A pod's TCP connection. Addresses as text, ports in host order.
+
+    ``path``: ``socket``, ``peer`` or ``tc``. ``reason``: why it is not ``socket``; "" where it is. ``passes``:
+    messages that went by TCP, by reason (enum accel_pass). ``queued``: bytes that wait at the receiver.
+    ``peer``: the other end's pod, ``namespace/name``; "" where it is none of this node. ``service``: that the
+    client named.
+    """
+
+    pod: str
+    local: str
+    local_port: int
+    remote: str
+    remote_port: int
+    carried: Carried
+    peer: str = ""
+    service: str = ""
+    reason: str = ""
+    passes: dict[str, int] = {}
+    queued: int = 0
+    age: float = 0.0
+
+
+class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Both ways together, since the agent's start, by Service and pair of pods."""
+
+    service: str
+    client: str
+    server: str
+    connections: int = 0
+    messages: int = 0
+    bytes: int = 0
+    tcp_bytes: int = 0
+    passes: dict[str, int] = {}
+
+
+class Totals(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Counts since the agent's start, and pairs now."""
+
+    live: int = 0
+    leaving: int = 0
+    capacity: int = 0
+    promotions: int = 0
+    evictions: int = 0
+    deferred: int = 0
+    """Evictions that waited for a reader."""
+    queued_bytes: int = 0
+    refused: dict[str, int] = {}
+    """Connections looked at last and not accelerated, by reason."""
+    out: dict[str, int] = {}
+    """Evictions by reason."""
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What ``netaccel accel status`` shows of a node."""
+
+    node: str
+    peer: Tier
+    socket: Tier
+    checks: tuple[Check, ...] = ()
+    totals: Totals = Totals()
+    receipts: tuple[Receipt, ...] = ()
+    unreachable: tuple[str, ...] = ()
+    """Pods whose namespace can't be entered, and why."""
