@@ -22,9 +22,9 @@ class Tier(msgspec.Struct, frozen=True):
 
 
 class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one connection carried by one end's writes, each way: ``sent`` is this end's, ``received`` the peer's.
+    """What one connection carried: messages and bytes from socket to socket, and bytes by TCP.
 
-    Bytes and messages from socket to socket, and bytes by TCP.
+    ``sent`` by this end, ``received`` from the other.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     """A pod's TCP connection. Addresses as text, ports in host order.
 
-    ``path``: ``socket``, ``peer`` or ``tc``. ``reason``: why it is not ``socket``; "" where it is. ``passes``:
+    ``reason``: why its path (``socket``, ``peer`` or ``tc``) is not ``socket``; "" where it is. ``passes``:
     messages that went by TCP, by reason (enum accel_pass). ``queued``: bytes that wait at the receiver.
     ``peer``: the other end's pod, ``namespace/name``; "" where it is none of this node. ``service``: that the
     client named.
