@@ -329,6 +329,82 @@ class PolicyFlow(NamedTuple):
     received_bytes: int
 
 
+class AccelSocket(NamedTuple):
+    """Value of ``accel_sockets``, of an enrolled socket."""
+
+    end: int
+    generation: int
+
+
+class AccelPair(NamedTuple):
+    """Value of ``accel_pairs`` (key: slot)."""
+
+    generation: int
+    state: int
+    revision: int
+
+
+class AccelEnd(NamedTuple):
+    """Value of ``accel_ends`` (key: 2 × slot, and 2 × slot + 1): one end of a pair, and what it sent."""
+
+    cookie: int
+    sock: int
+    src: bytes
+    dst: bytes
+    sport: int
+    dport: int
+    ifindex: int
+    queued: int
+    least: int
+    sent_messages: int
+    sent_bytes: int
+    passed_bytes: int
+    pass_stopped: int
+    pass_policy: int
+    pass_call: int
+    pass_reader: int
+    pass_peer: int
+    pass_unread: int
+    pass_full: int
+    refreshed: int
+
+
+class AccelWanted(NamedTuple):
+    """Value of ``accel_wanted`` (key: a socket's cookie)."""
+
+    end: int
+    generation: int
+    ifindex: int
+
+
+class AccelSeen(NamedTuple):
+    """A socket as the iterators ``accel_scan`` and ``accel_list`` saw it."""
+
+    cookie: int
+    netns: int
+    sent_bytes: int
+    received_bytes: int
+    src: bytes
+    dst: bytes
+    sport: int
+    dport: int
+    flags: int
+    sent_segments: int
+    received_segments: int
+    queued: int
+    unsent: int
+    end: int
+    generation: int
+
+
+class AccelResult(NamedTuple):
+    """What became of a socket that ``accel_enrol`` found among ``accel_wanted``."""
+
+    cookie: int
+    error: int
+    flags: int
+
+
 class DryRun(NamedTuple):
     """Value of ``dry_run`` (key: 0), of an instance of ``tc_pod`` loaded with the constant ``dry_run``.
 

@@ -229,6 +229,27 @@ enum flow_event_type {
 	EVENT_KERNEL_DROP, /* the kernel's own, by tp_btf kfree_skb */
 };
 
+/* ---------------------------------------------------- same-node acceleration */
+
+enum accel_state {      /* of a pair */
+	ACCEL_FREE = 0, /* the slot is unused */
+	ACCEL_STOPPED,  /* what is sent goes by TCP: before it is live, and while it leaves */
+	ACCEL_LIVE,
+};
+
+enum accel_flag {           /* of a socket, as it is when it is looked at */
+	ACCEL_NONBLOCK = 1, /* O_NONBLOCK, so that nobody waits inside a read for TCP alone */
+	ACCEL_ULP = 2,      /* kTLS, MPTCP and their like */
+	ACCEL_LOWAT = 4,    /* SO_RCVLOWAT above 1 */
+	ACCEL_FILTER = 8,   /* a socket filter */
+	ACCEL_ZEROCOPY = 16,
+	ACCEL_FOREIGN = 32,  /* in a sockmap that is not ours, or another's in some other way */
+	ACCEL_ENROLLED = 64, /* in accel_map */
+	ACCEL_BUSY = 128,    /* a call that sends or receives is under way */
+	ACCEL_UNREAD = 256,  /* redirected bytes wait to be read */
+	ACCEL_CLOSING = 512, /* not (or not any more) ESTABLISHED */
+};
+
 /* ------------------------------------------------------- keys and values */
 
 /* A range of the flat map `maglev` is (offset, length); length 0: no usable backend. */
@@ -598,6 +619,76 @@ struct dry_run {
 	__u8 action;    /* enum policy_action */
 	__u8 shadow;    /* enum policy_action */
 	__u8 pad[3];
+};
+
+/* ---- same-node acceleration (docs/acceleration.md). A pair of sockets has a slot: index of accel_pairs; its
+ * ends are 2 × slot and 2 × slot + 1 of accel_ends. */
+
+struct accel_socket { /* of an enrolled socket */
+	__u32 end;
+	__u32 generation; /* of the slot; another one: the socket left, and the slot is somebody else's */
+};
+
+struct accel_pair {
+	__u32 generation; /* first of all, with state, in every version: an old layout can be stopped */
+	__u32 state;      /* enum accel_state */
+	__u32 revision;   /* of policy, under which both ends were let through */
+	__u32 pad;
+};
+
+struct accel_end {
+	__u64 cookie;
+	__u64 sock; /* address of its struct sock */
+	__u8 src[ADDR_LEN];
+	__u8 dst[ADDR_LEN];
+	__be16 sport;
+	__be16 dport;
+	__u32 ifindex;       /* of its pod's device, for policy_flows; 0: both ends are in one pod */
+	__u32 queued;        /* messages put into the other end's queue since that was empty, ... */
+	__u32 least;         /* ... the smallest of them, bytes */
+	__u64 sent_messages; /* that went to the other end's socket, and their bytes */
+	__u64 sent_bytes;
+	__u64 passed_bytes; /* by TCP, of messages counted below by their reason */
+	__u64 pass_stopped; /* the pair is not live */
+	__u64 pass_policy;  /* policy changed since the pair was let through */
+	__u64 pass_call;    /* urgent data, or a call that can't be seen (io_uring) */
+	__u64 pass_reader;  /* the receiver blocks, or waits for more than a byte */
+	__u64 pass_peer;    /* the receiver is closed or not enrolled */
+	__u64 pass_unread;  /* earlier bytes went by TCP and are not read yet */
+	__u64 pass_full;    /* enough waits at the receiver */
+	__u32 refreshed;    /* jiffies: policy_flows was told that the flow lives */
+	__u32 pad;
+};
+
+struct accel_wanted { /* a socket to enrol */
+	__u32 end;
+	__u32 generation;
+	__u32 ifindex;
+	__u32 pad;
+};
+
+struct accel_seen { /* what a look at a socket wrote */
+	__u64 cookie;
+	__u64 netns;      /* cookie of its namespace */
+	__u64 sent_bytes; /* by TCP */
+	__u64 received_bytes;
+	__u8 src[ADDR_LEN];
+	__u8 dst[ADDR_LEN];
+	__be16 sport;
+	__be16 dport;
+	__u32 flags;         /* enum accel_flag */
+	__u32 sent_segments; /* with data */
+	__u32 received_segments;
+	__u32 queued; /* bytes that wait to be read, as the kernel accounts for them */
+	__u32 unsent; /* bytes written and not acknowledged */
+	__u32 end;    /* of accel_ends, where enrolled */
+	__u32 generation;
+};
+
+struct accel_result { /* what an attempt to enrol wrote */
+	__u64 cookie;
+	__s32 error; /* 0 or a negative errno */
+	__u32 flags; /* enum accel_flag: why not */
 };
 
 struct node { /* this node's addresses: the source of SNAT; zero where it has none */

@@ -46,6 +46,8 @@ struct abi_enums {
 	enum policy_flow_state policy_flow_state;
 	enum policy_flow_flag policy_flow_flag;
 	enum flow_event_type flow_event_type;
+	enum accel_state accel_state;
+	enum accel_flag accel_flag;
 };
 struct abi_enums abi_enums SEC(".abi");
 

@@ -90,10 +90,11 @@ def test_kubectl_shows_each_nodes_state(world: World) -> None:
             lambda node=node: state(node)["status"]["frontends"] == world.status(node)["counts"]["frontends"],
             "as many frontends as the node's maps hold",
         )
-        # The first state may have been written before the node was ready; the next one follows within Rhythm.gap.
+        # The first state may have been written before the node was ready; the next follows within Rhythm.gap.
         wait_for(
-            lambda node=node: [c["status"] for c in state(node)["status"]["conditions"] if c["type"] == "Ready"]
-            == ["True"],
+            lambda node=node: (
+                [c["status"] for c in state(node)["status"]["conditions"] if c["type"] == "Ready"] == ["True"]
+            ),
             f"{node} is ready by its state",
         )
     table = world.kubectl("get", "nodestates").splitlines()

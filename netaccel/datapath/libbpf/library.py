@@ -72,6 +72,7 @@ _PROTOTYPES: dict[str, tuple[Any, list[Any]]] = {
     "bpf_link_update": (INT, [INT, INT, PTR]),
     "bpf_link_detach": (INT, [INT]),
     "bpf_iter_create": (INT, [INT]),
+    "bpf_prog_attach": (INT, [INT, INT, INT, U32]),
     "bpf_raw_tracepoint_open": (INT, [STR, INT]),
     "bpf_prog_query": (INT, [INT, INT, U32, U32_PTR, U32_PTR, U32_PTR]),
     "bpf_prog_test_run_opts": (INT, [INT, PTR]),

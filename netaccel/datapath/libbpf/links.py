@@ -95,7 +95,7 @@ def address_of(data: bytearray) -> int:
     return address(data)
 
 
-_TRACE_ITER = 28  # BPF_TRACE_ITER of enum bpf_attach_type
+_SK_MSG_VERDICT, _TRACE_ITER = 7, 28  # of enum bpf_attach_type
 
 
 def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0) -> int:
@@ -129,6 +129,14 @@ def iter_link(prog_fd: int, map_fd: int | None = None) -> int:
 def iter_create(link_fd: int) -> int:
     """One run of an iterator's link: reading the descriptor to its end runs the program on each object."""
     return check(lib().bpf_iter_create(link_fd))
+
+
+def messages_attach(prog_fd: int, map_fd: int) -> None:
+    """Ask a program of sk_msg about what the sockets of a sockmap send; it takes an earlier one's place.
+
+    Sockets keep the program that they were added under.
+    """
+    check(lib().bpf_prog_attach(prog_fd, map_fd, _SK_MSG_VERDICT, 0))
 
 
 def tracepoint_link(prog_fd: int) -> int:
