@@ -39,6 +39,9 @@ _COMMANDS = {
     "explain": _Lazy("netaccel.commands.explain", "explain", "Would it be allowed, and which rule says so."),
     "flows": _Lazy("netaccel.commands.flows", "flows", "Who talks to whom, with verdict and rule."),
     "drops": _Lazy("netaccel.commands.drops", "drops", "What was not carried, where and why."),
+    "accel": _Lazy(
+        "netaccel.commands.accel", "accel", "Connections that go from socket to socket, and why others don't."
+    ),
     "map": _Lazy("netaccel.commands.map", "map_group", "Any map, readable."),
     "detach": _Lazy(
         "netaccel.commands.detach", "detach", "Remove all that the agent made, and nothing else."

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import msgspec
 
 
@@ -15,16 +18,21 @@ class Check(msgspec.Struct, frozen=True):
 
 
 class Tier(msgspec.Struct, frozen=True):
-    """Whether a tier is in force; else ``reason`` says why not, and what would help."""
+    """Whether a tier is in force; else ``reason`` says why not, and what would help.
+
+    ``asked``: whether the settings want it.
+    """
 
     on: bool
     reason: str = ""
+    asked: bool = True
 
 
 class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one connection carried: messages and bytes from socket to socket, and bytes by TCP.
 
-    ``sent`` by this end, ``received`` from the other.
+    ``sent`` by this end, ``received`` from the other. ``tcp_path``: how its bytes by TCP go, ``peer``
+    or ``tc``; "" where that isn't known.
     """
 
     path: str
@@ -34,6 +42,7 @@ class Carried(msgspec.Struct, frozen=True, omit_defaults=True):
     received_bytes: int = 0
     tcp_sent_bytes: int = 0
     tcp_received_bytes: int = 0
+    tcp_path: str = ""
 
 
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -100,3 +109,22 @@ class Status(msgspec.Struct, frozen=True):
     receipts: tuple[Receipt, ...] = ()
     unreachable: tuple[str, ...] = ()
     """Pods whose namespace can't be entered, and why."""
+
+
+class Acceleration(Protocol):
+    """What answers for a node. Each may read maps, and block; from any thread."""
+
+    def status(self) -> Status:
+        """The node, now."""
+        ...
+
+    def connections(self, pod: str | None) -> Sequence[Connection]:
+        """TCP connections of one pod (``namespace/name``), or of all pods of the node. DatapathError."""
+        ...
+
+    def path_of(self, src: bytes, sport: int, dst: bytes, dport: int) -> Carried | None:
+        """What a connection carried that is or was accelerated; None for others.
+
+        ``src`` is this end. It answers for a while after the connection's end, for its last record.
+        """
+        ...

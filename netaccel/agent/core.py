@@ -149,7 +149,8 @@ class Agent:
     # ---------------------------------------------------------------- tasks
 
     async def _answer(self, listeners: dict[str, socket.socket]) -> None:
-        from netaccel.api.explain import ExplainRoutes  # see start.run()
+        from netaccel.api.accel import AccelRoutes  # see start.run()
+        from netaccel.api.explain import ExplainRoutes
         from netaccel.api.policy import PolicyRoutes
         from netaccel.api.server import application, serving
 
@@ -157,6 +158,7 @@ class Agent:
         policy = PolicyRoutes(
             lambda: told(self._reconciler.world), self.standing.edges, answers.policy_facts, answers.decided
         )
+        accel = AccelRoutes(lambda: self.standing.acceleration, answers.unaccelerated, answers.pods)
         explain = ExplainRoutes(lambda: told(self._reconciler.world), self._instance.maps)
         async with contextlib.AsyncExitStack() as stack:
             for field, listener in listeners.items():
@@ -165,6 +167,7 @@ class Agent:
                     metrics_only=field == "metrics",
                     policy=policy,
                     explain=explain,
+                    accel=accel,
                     flows=self.standing.flows,
                 )
                 await stack.enter_async_context(serving(app, listener))

@@ -6,6 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from msgspec.structs import asdict
+
+from netaccel.accelerate.view import Status, Tier
 from netaccel.compile.services import NodeFacts
 from netaccel.config import Settings
 from netaccel.datapath.node import NodeView
@@ -81,3 +84,26 @@ def ignored(reconciler: Reconciler) -> dict[str, int]:
         for reason in condition.reasons
     )
     return dict(Counter(reasons).most_common())
+
+
+def unaccelerated(settings: Settings) -> Status:
+    """What is told of acceleration where nothing of it runs."""
+    off = settings.accelerate == "disabled"
+    return Status(
+        node=settings.node_name,
+        peer=Tier(False, "the setting peer is off" if settings.peer == "off" else "", settings.peer != "off"),
+        socket=Tier(
+            False, "the setting accelerate is disabled" if off else "it has not started yet", not off
+        ),
+    )
+
+
+def acceleration(status: Status) -> dict[str, Any]:
+    """What /status says of it; the rest is at /api/v1/accel/status."""
+    return {
+        "peer": asdict(status.peer),
+        "socket": asdict(status.socket),
+        "live": status.totals.live,
+        "failed": {check.name: check.detail for check in status.checks if not check.ok},
+        "unreachable": list(status.unreachable),
+    }

@@ -11,7 +11,9 @@ from dataclasses import asdict
 from typing import Any
 
 from netaccel import __version__
-from netaccel.agent.facts import ignored, mode, pods, refused
+from netaccel.accelerate.metrics import AccelMetrics
+from netaccel.accelerate.view import Status
+from netaccel.agent.facts import acceleration, ignored, mode, pods, refused, unaccelerated
 from netaccel.agent.standing import Standing
 from netaccel.api.views import ServiceView, map_rows, read_tables, services
 from netaccel.explain.policies import Decided, Facts, decided
@@ -35,6 +37,7 @@ class Answers:
             self._metrics.more.append(FlowMetrics(standing.flows).families)
         if edges := standing.edges:
             self._metrics.more.append(lambda: families(edges))
+        self._metrics.more.append(AccelMetrics(lambda: standing.acceleration, self.unaccelerated).families)
 
     def account(self, report: Report) -> None:
         """Take note of one pass."""
@@ -91,6 +94,7 @@ class Answers:
             "sources": self._sources(),
             "maps": {name: fill._asdict() for name, fill in agent.census.fill.items()},
             "features": [feature._asdict() for feature in agent.features],
+            "acceleration": acceleration(await asyncio.to_thread(self.accelerated)),
             "flows": await asyncio.to_thread(agent.flows.status) if agent.flows else None,
         }
 
@@ -161,6 +165,21 @@ class Answers:
     def map_rows(self, name: str) -> list[dict[str, object]]:
         """Entries of one map, readable."""
         return map_rows(name, self._maps.dump(name), self._abi)
+
+    def accelerated(self) -> Status:
+        """Of same-node acceleration; may read maps."""
+        found = self._agent.acceleration
+        return found.status() if found else self.unaccelerated()
+
+    def unaccelerated(self) -> Status:
+        """What is told where nothing of it runs."""
+        return unaccelerated(self._agent.settings)
+
+    def pods(self) -> frozenset[str]:
+        """``namespace/name`` of this node's, those on its own network too."""
+        agent = self._agent
+        here = agent.reconciler.world.pods(agent.settings.node_name)
+        return frozenset(f"{pod.key.namespace}/{pod.key.name}" for pod in here)
 
     def _facts(self) -> AgentFacts:
         reconciler = self._agent.reconciler

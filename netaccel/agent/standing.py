@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from netaccel.accelerate.view import Acceleration
 from netaccel.agent.enforcement import Enforcement
 from netaccel.agent.takeover import TakeOver
 from netaccel.config import Settings
@@ -45,6 +46,8 @@ class Standing:
     """None: policy is off."""
     flows: Flows | None = None
     """None where no program tells flows."""
+    acceleration: Acceleration | None = None
+    """None: no connection is looked at."""
     warnings: list[Lines] = field(default_factory=list)
     """Who else may know of something that is served less well than asked."""
     notes: list[Lines] = field(default_factory=list)

@@ -4,7 +4,8 @@
 ``/healthz`` lives · ``/readyz`` serves, else 503 with the reasons · ``/metrics`` · ``/status`` ·
 ``/api/v1/services[/NAMESPACE/NAME]`` · ``/api/v1/maps[/NAME]`` · ``/api/v1/flows`` · ``/api/v1/drops``
 (netaccel/api/flows.py) · ``/api/v1/edges`` · ``/api/v1/world`` (netaccel/api/policy.py) · ``/api/v1/verdict``
-(netaccel/api/explain.py). Maps are read in a thread: the loop goes on.
+(netaccel/api/explain.py) · ``/api/v1/accel/status``, ``/api/v1/accel/connections`` (netaccel/api/accel.py).
+Maps are read in a thread: the loop goes on.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from netaccel import __version__
+from netaccel.api.accel import AccelRoutes
 from netaccel.api.explain import ExplainRoutes
 from netaccel.api.flows import FlowRoutes
 from netaccel.api.policy import PolicyRoutes
@@ -119,9 +121,11 @@ def application(
     flows: Flows | None = None,
     policy: PolicyRoutes | None = None,
     explain: ExplainRoutes | None = None,
+    accel: AccelRoutes | None = None,
 ) -> web.Application:
     """All paths, or /metrics alone for an address that others can reach. ``flows`` None: nothing tells
     them. ``policy`` None: nor what policies are judged by. ``explain`` None: nor what the kernel would say.
+    ``accel`` None: nor what is accelerated.
     """
     handlers = _Handlers(answers)
     app = web.Application()
@@ -147,6 +151,8 @@ def application(
         routes |= policy.paths()
     if explain:
         routes["/api/v1/verdict"] = explain.verdict
+    if accel:
+        routes |= accel.paths()
     for path, handler in routes.items():
         app.router.add_get(path, handler)
     return app

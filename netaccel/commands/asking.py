@@ -67,13 +67,13 @@ def world_of(listen: HostPort) -> World:
 
 def _refused(listen: HostPort, path: str, found: http.client.HTTPResponse) -> Exception:
     body = found.read(65_536)
-    if found.status == http.client.NOT_FOUND:
-        return DatapathError(
-            f"the agent at {listen} has no {path}: it is of another version, or tells no flows"
-        )
     try:
         reason = str(json.loads(body)["error"])
     except (ValueError, KeyError, TypeError):
+        if found.status == http.client.NOT_FOUND:
+            return DatapathError(
+                f"the agent at {listen} has no {path}: it is of another version, or tells no flows"
+            )
         return DatapathError(
             f"http://{listen}{path}: status {found.status}: is it the agent that listens there?"
         )

@@ -133,6 +133,8 @@ def _print(found: dict[str, Any]) -> None:
         )
     if "policy" in found:
         click.echo(f"  policy: {_policy(found['policy'])}")
+    if told := found.get("acceleration"):
+        click.echo(f"  acceleration: {_acceleration(told)}")
     for line in _pods(found.get("pods", {})):
         click.echo(f"  {line}")
     for reason, count in found.get("ignored", {}).items():
@@ -149,6 +151,16 @@ def _policy(policy: dict[str, Any] | None) -> str:
         return "off"
     strict = ", strict" if policy["strict"] else ""
     return f"on{strict}, {policy['enforced']} pods have theirs (revision {policy['revision']})"
+
+
+def _acceleration(told: dict[str, Any]) -> str:
+    """The tiers in force; of those that are not, why."""
+    tiers = (
+        f"{name} on" if told[name]["on"] else f"{name} off ({told[name]['reason']})"
+        for name in ("peer", "socket")
+    )
+    live = told["live"]
+    return f"{', '.join(tiers)}, {live} connection{'' if live == 1 else 's'} from socket to socket"
 
 
 def _pods(pods: dict[str, Any]) -> Iterator[str]:

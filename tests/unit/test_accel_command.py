@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``netaccel accel``: what people and programs read of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+from accelground import FAST, STATUS, Fake, agent
+from click.testing import CliRunner, Result
+
+from netaccel.accelerate.view import Status, Tier
+from netaccel.cli import netaccel
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(netaccel, arguments, prog_name="netaccel")
+
+
+@pytest.fixture
+def fake() -> Fake:
+    return Fake()
+
+
+@pytest.fixture
+def at(fake: Fake) -> Iterator[str]:
+    with agent(fake) as found:
+        yield found
+
+
+def words(output: str) -> list[list[str]]:
+    return [line.split() for line in output.splitlines()]
+
+
+def test_status_has_tiers_self_test_pairs_and_receipts(at: str) -> None:
+    result = run("accel", "status", "--http", at)
+    assert result.exit_code == 0, result.output
+    for said in (
+        "node node-1\n  tier 0, peer: in force\n  tier 1, socket: in force\n",
+        "pairs: 1 live of 4096, 0 leaving",
+        "4 accelerated, 3 left (rate 2, closed 1), 1 of them waited for a reader",
+        "not accelerated: may splice 7, blocking 2",
+        "out of reach: shop/far-0: no process of it is seen",
+    ):
+        assert said in result.output
+    rows = words(result.output)
+    assert ["splice", "FAILED", "EAGAIN", "while", "poll", "says", "readable"] in rows
+    receipt = ["shop/db", "shop/web-0", "shop/db-0", "2", "1000", "64000", "640", "unread", "8,full", "2"]
+    assert receipt in rows
+
+
+def test_status_in_json_is_the_agents(at: str) -> None:
+    result = run("accel", "status", "--http", at, "-o", "json")
+    assert msgspec.convert(json.loads(result.output), Status) == STATUS
+
+
+def test_a_tier_that_is_asked_for_and_not_in_force_is_degraded(at: str, fake: Fake) -> None:
+    fake.now = Status("node-1", Tier(True), Tier(False, "self-test: order: bytes came twice"))
+    result = run("accel", "status", "--http", at)
+    assert result.exit_code == 3
+    assert "tier 1, socket: NOT IN FORCE: self-test: order: bytes came twice" in result.output
+    assert "no receipts" in result.output
+
+
+def test_what_the_settings_turn_off_is_no_failure() -> None:
+    with agent(None) as at:
+        result = run("accel", "status", "--http", at)
+    assert result.exit_code == 0
+    assert "tier 1, socket: off: the setting accelerate is disabled" in result.output
+
+
+def test_show_has_each_connection_with_its_path_and_reason(at: str) -> None:
+    result = run("accel", "show", "pod:shop/web-0", "--http", at)
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith("pod shop/web-0: 2 TCP connections, 1 from socket to socket\n")
+    rows = words(result.output)
+    assert [
+        "43210",
+        "shop/db-0:5432,shop/db",
+        "socket",
+        "32000/32000",
+        "320/320",
+        "peer",
+        "0",
+        "unread",
+        "8",
+    ] in rows
+    slow = next(row for row in rows if row[:1] == ["43211"])
+    assert slow[1:5] == ["[fd00::9]:80", "tc", "0/0", "70/900"]
+    assert " ".join(slow[6:]) == "the other end is no pod of this node"
+    found = json.loads(run("accel", "show", "pod:shop/web-0", "--http", at, "-o", "json").output)
+    assert found[0] == msgspec.to_builtins(FAST)
+
+
+def test_a_pod_without_connections(at: str) -> None:
+    output = run("accel", "show", "pod:shop/idle-0", "--http", at).output
+    assert output == "pod shop/idle-0: 0 TCP connections, 0 from socket to socket\n"
+
+
+@pytest.mark.parametrize(
+    ("pod", "said"),
+    [
+        ("pod:web-0", "no pod default/web-0 runs on this node"),
+        ("service:shop/db", "give pod:NAMESPACE/NAME"),
+        ("pod:shop/web-0:80", "give pod:NAMESPACE/NAME"),
+        ("web-0", "give pod:NS/NAME"),
+    ],
+)
+def test_what_is_no_pod_of_this_node_is_one_line(at: str, pod: str, said: str) -> None:
+    result = run("accel", "show", pod, "--http", at)
+    assert result.exit_code == 1
+    assert said in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_without_an_agent_one_line_says_so() -> None:
+    result = run("accel", "status", "--http", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("netaccel: no agent listens at 127.0.0.1:1")
