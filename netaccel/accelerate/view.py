@@ -8,13 +8,9 @@ from typing import Protocol
 
 import msgspec
 
+from netaccel.model.acceleration import Check
 
-class Check(msgspec.Struct, frozen=True):
-    """One thing that the self-test tried on this kernel. ``detail``: what was seen, where it is not ok."""
-
-    name: str
-    ok: bool
-    detail: str = ""
+__all__ = ["Carried", "Check", "Connection", "Receipt", "Status", "Tier", "Totals"]
 
 
 class Tier(msgspec.Struct, frozen=True):
