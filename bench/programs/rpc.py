@@ -76,10 +76,9 @@ def _server(ground: Ground) -> list[str]:
 def _ask(ground: Ground, seconds: float) -> Outcome:
     where = (ground.address, str(ground.port), f"{seconds:g}")
     said = ground.ask(sys.executable, "-m", __name__, "ask", *where, seconds=seconds)
-    errors = [
-        f"{what}: {count:.0f}" for what in ("wrong", "silent") if (count := number(rf"{what} (\d+)", said))
-    ]
-    return Outcome(number(r"rate ([\d.]+)", said), tuple(errors))
+    counts = {what: number(rf"{what} (\d+)", said) for what in ("wrong", "silent")}
+    errors = tuple(f"{what}: {count:.0f}" for what, count in counts.items() if count)
+    return Outcome(number(r"rate ([\d.]+)", said), errors)
 
 
 class _Rpc(Program):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""nginx with wrk over kept connections, plain and with TLS: then answers are compared with what they should be."""
+"""nginx with wrk over kept connections, plain and with TLS; then wrk compares answers with the file."""
 
 from __future__ import annotations
 
