@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from netaccel.accelerate.view import Acceleration, Receipt, Status, Totals
+from netaccel.accelerate.view import OTHERS, Acceleration, Receipt, Status, Totals
 
 SERVICES = 200
 """Services with series of their own."""
 _OTHER = ("_other", "_other")
 _LABELS = ("namespace", "service", "path")
+_PATHS = ("socket", "tcp")
 _Name = tuple[str, str]
 
 
@@ -26,14 +27,18 @@ class AccelMetrics:
         """``without``: what is told where nothing is accelerated."""
         self._found = found
         self._without = without
-        self._sums = _Sums(limit)
+        self._limit = limit
+        self._own: set[_Name] = set()
 
     def families(self) -> Iterator[Metric]:
         """All of them, now. DatapathError."""
         found = self._found()
         status = found.status() if found else self._without()
-        self._sums.add(status.receipts)
-        yield from self._sums.families()
+        yield from self._services(status.receipts)
+        passes: Counter[str] = Counter()
+        for receipt in status.receipts:
+            passes.update(receipt.passes)
+        yield _by("passes", "Messages of them that went by TCP.", "reason", passes, CounterMetricFamily)
         yield from _totals(status.totals)
         tiers = {"peer": status.peer.on, "socket": status.socket.on}
         yield _by("tier", "1 where it is in force.", "tier", tiers)
@@ -42,63 +47,41 @@ class AccelMetrics:
         unreachable = "Pods whose network namespace can't be entered."
         yield _gauge("unreachable_pods", unreachable, len(status.unreachable))
 
-
-class _Sums:
-    """Adds up what receipts grew by, by Service: a receipt that is forgotten takes nothing back."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._seen: dict[tuple[str, str, str], Receipt] = {}
-        self._services: dict[_Name, Counter[str]] = {}
-        self._passes: Counter[str] = Counter()
-
-    def add(self, receipts: Sequence[Receipt]) -> None:
-        """Take a reading in."""
-        before, self._seen = self._seen, {}
+    def _services(self, receipts: Iterable[Receipt]) -> Iterator[Metric]:
+        """What has a series of its own keeps it: receipts only grow, and so does every series."""
+        by_service: dict[_Name, list[Receipt]] = {}
         for receipt in receipts:
-            key = (receipt.service, receipt.client, receipt.server)
-            self._seen[key] = receipt
-            old = before.get(key)
-            passes = _growth(receipt.passes, old.passes if old else {})
-            self._passes.update(passes)
-            grown = _growth(_figures(receipt), _figures(old) if old else {})
-            self._service(receipt.service).update(grown + Counter(tcp_messages=passes.total()))
-
-    def _service(self, service: str) -> Counter[str]:
-        namespace, _, name = service.rpartition("/")
-        known = self._services
-        key = (namespace, name)
-        if key not in known and len(known) >= self._limit:
-            key = _OTHER
-        return known.setdefault(key, Counter())
-
-    def families(self) -> Iterator[Metric]:
-        """By Service and path, and passes by reason."""
+            by_service.setdefault(self._name(receipt.service), []).append(receipt)
+        counts = {name: _figures(some) for name, some in sorted(by_service.items())}
         for unit in ("bytes", "messages"):
             family = CounterMetricFamily(
                 f"netaccel_accel_{unit}",
                 f"{unit.capitalize()} of accelerated connections, both ways, by path.",
                 labels=_LABELS,
             )
-            for name, counts in sorted(self._services.items()):
-                family.add_metric((*name, "socket"), counts[f"socket_{unit}"])
-                family.add_metric((*name, "tcp"), counts[f"tcp_{unit}"])
+            for name, figures in counts.items():
+                for path in _PATHS:
+                    family.add_metric((*name, path), figures[f"{path}_{unit}"])
             yield family
-        yield _by("passes", "Messages of them that went by TCP.", "reason", self._passes, CounterMetricFamily)
+
+    def _name(self, service: str) -> _Name:
+        namespace, slash, plain = service.partition("/")
+        name = (namespace, plain) if slash else ("", "")
+        if service == OTHERS or (name not in self._own and len(self._own) >= self._limit):
+            return _OTHER
+        self._own.add(name)
+        return name
 
 
-def _figures(receipt: Receipt) -> Mapping[str, int]:
-    return {
-        "socket_bytes": receipt.bytes,
-        "socket_messages": receipt.messages,
-        "tcp_bytes": receipt.tcp_bytes,
-    }
-
-
-def _growth(now: Mapping[str, int], before: Mapping[str, int]) -> Counter[str]:
-    """What came since; all of it where a count began anew."""
-    old = {name: before.get(name, 0) for name in now}
-    return Counter({name: n - old[name] if n >= old[name] else n for name, n in now.items()})
+def _figures(receipts: Iterable[Receipt]) -> Counter[str]:
+    """By the names of :func:`AccelMetrics._services`' series."""
+    found: Counter[str] = Counter()
+    for receipt in receipts:
+        found["socket_bytes"] += receipt.bytes
+        found["socket_messages"] += receipt.messages
+        found["tcp_bytes"] += receipt.tcp_bytes
+        found["tcp_messages"] += sum(receipt.passes.values())
+    return found
 
 
 def _totals(totals: Totals) -> Iterator[Metric]:

@@ -64,8 +64,15 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     age: float = 0.0
 
 
+OTHERS = "(others)"
+"""Service, client and server of the receipt that those share that have none of their own."""
+
+
 class Receipt(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Both ways together, since the agent's start, by Service and pair of pods."""
+    """Both ways together, by Service and pair of pods; it only grows.
+
+    ``tcp_bytes``: of the same connections' messages that passed by TCP.
+    """
 
     service: str
     client: str

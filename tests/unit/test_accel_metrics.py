@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.registry import Collector
 
 from netaccel.accelerate.metrics import AccelMetrics
-from netaccel.accelerate.view import Receipt, Status
+from netaccel.accelerate.view import OTHERS, Receipt, Status
 
 DOCS = Path(__file__).parents[2] / "docs/observability.md"
 
@@ -64,21 +64,17 @@ def test_without_an_engine_the_tiers_are_told() -> None:
     assert (found["tier/peer"], found["tier/socket"], found["pairs/live"]) == (1, 0, 0)
 
 
-def test_receipts_that_are_forgotten_or_begin_anew_take_nothing_back() -> None:
+def test_who_has_a_series_keeps_it() -> None:
     fake = Fake()
-    page = Page(fake)
+    page = Page(fake, limit=2)
+    first, second = (Receipt(f"shop/s{n}", "shop/a", "shop/b", bytes=10 - n) for n in range(2))
+    third = Receipt("shop/s2", "shop/a", "shop/b", bytes=99)
+    fake.now = replace(STATUS, receipts=(first, second))
     page.read()
-    again = Receipt("shop/db", "shop/web-0", "shop/db-0", 1, 5, 50, 0, {"unread": 1})
-    for receipts, total, passes in (
-        ((), 64000, 8),
-        ((again,), 64050, 9),
-        ((again,), 64050, 9),
-        ((replace(again, bytes=70),), 64070, 9),
-        ((replace(again, bytes=7),), 64077, 9),
-    ):
-        fake.now = replace(STATUS, receipts=receipts)
-        found = page.read()
-        assert (found["bytes_total/shop/db/socket"], found["passes_total/unread"]) == (total, passes)
+    fake.now = replace(STATUS, receipts=(third, first, second, Receipt(*[OTHERS] * 3, bytes=1)))
+    found = page.read()
+    assert (found["bytes_total/shop/s0/socket"], found["bytes_total/shop/s1/socket"]) == (10, 9)
+    assert found["bytes_total/_other/_other/socket"] == 100
 
 
 def test_services_beyond_the_budget_share_one_series() -> None:
