@@ -115,7 +115,7 @@ class Status(msgspec.Struct, frozen=True):
 
 
 class Acceleration(Protocol):
-    """What answers for a node. Each may read maps, and block; from any thread."""
+    """What answers for a node, in any thread. ``status`` and ``connections`` may read maps, and block."""
 
     def status(self) -> Status:
         """The node, now."""
@@ -128,6 +128,6 @@ class Acceleration(Protocol):
     def path_of(self, src: bytes, sport: int, dst: bytes, dport: int) -> Carried | None:
         """What a connection carried that is or was accelerated; None for others.
 
-        ``src`` is this end. It answers for a while after the connection's end, for its last record.
+        ``src`` is this end. From memory: it does not block. It answers for some minutes after the connection's end, for its last record.
         """
         ...

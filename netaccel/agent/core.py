@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from netaccel.agent.devices import DeviceFollower
 from netaccel.agent.enforcement import Enforcement
 from netaccel.agent.facts import node_facts
-from netaccel.agent.flows import FlowWatch
+from netaccel.agent.flows import FlowWatch, redirections
 from netaccel.agent.origin import Opening
 from netaccel.agent.publish import Publisher
 from netaccel.agent.report import Answers
@@ -77,7 +77,8 @@ class Agent:
         self.standing = Standing(settings, plane, reconciler, take_over, started, heard_before)
         self._flow_watch = FlowWatch.begin(settings, plane, instance)
         if self._flow_watch:
-            self.standing.flows = self._flow_watch.flows
+            self.standing.flows = flows = self._flow_watch.flows
+            flows.ask_redirections(redirections(lambda: self.standing.acceleration))
             self.standing.notes.append(self._flow_watch.notes)
         self._begin_record(instance)
         self.answers = Answers(self.standing)

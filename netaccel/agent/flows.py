@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from netaccel.accelerate.view import Acceleration
 from netaccel.config import Settings
 from netaccel.datapath.bpfmap import KernelMap
 from netaccel.datapath.cookie import namespace_cookie
@@ -19,7 +20,9 @@ from netaccel.datapath.ringbuf import RingBuffer, room
 from netaccel.errors import DatapathError
 from netaccel.observe.flows.directory import Directory
 from netaccel.observe.flows.naming import Stamp
+from netaccel.observe.flows.record import Redirected
 from netaccel.observe.flows.station import Flows, Ground
+from netaccel.observe.flows.traffic import Redirections
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +96,21 @@ class FlowWatch:
             self._kernel.close()
         self._ring.close()
         self._map.close()
+
+
+def redirections(found: Callable[[], Acceleration | None]) -> Redirections:
+    """What who accelerates has to say of flows."""
+
+    def ask(source: bytes, sport: int, destination: bytes, dport: int) -> Redirected | None:
+        acceleration = found()
+        carried = acceleration.path_of(source, sport, destination, dport) if acceleration else None
+        if carried is None:
+            return None
+        return Redirected(
+            carried.sent_messages, carried.sent_bytes, carried.received_messages, carried.received_bytes
+        )
+
+    return ask
 
 
 async def _always(seconds: float, action: Callable[[], Awaitable[None]]) -> None:

@@ -12,7 +12,8 @@ from netaccel.datapath.abi import Abi
 from netaccel.observe.flows import traffic as flowtraffic
 from netaccel.observe.flows.account import Accountant, Taken
 from netaccel.observe.flows.filters import Query
-from netaccel.observe.flows.record import FlowRecord, Traffic
+from netaccel.observe.flows.line import line
+from netaccel.observe.flows.record import FlowRecord, Redirected, Traffic
 from netaccel.records import DropPair, DropPairKey, PolicyEndpoint, PolicyFlow, PolicyFlowKey
 
 HZ = 250
@@ -98,6 +99,45 @@ async def test_an_ended_flow_tells_the_rest_and_the_whole(station: Station) -> N
     )
     assert summary.traffic is not None
     assert summary.traffic.packets + closed.traffic.packets == 15, "the sum of records is what was carried"
+
+
+async def test_what_went_from_socket_to_socket_is_told_beside_the_packets(station: Station) -> None:
+    asked = []
+    told = Redirected(50, 5000, 40, 4000)
+
+    def redirections(*ends: object) -> Redirected | None:
+        asked.append(ends)
+        return told
+
+    station.flows.ask_redirections(redirections)
+    entries = station.maps.tables["policy_flows"]
+    entries[KEY] = flow(station, 100, 10, 20)
+    await station.flows.summarise()
+    told = Redirected(60, 6000, 40, 4000)
+    await station.flows.summarise()
+    await station.flows.ended([(KEY, entries.pop(KEY))])
+    first, second, closed = records(station)
+    assert (first.path, first.redirected) == ("socket", Redirected(50, 5000, 40, 4000))
+    assert (second.traffic, second.redirected) == (Traffic(), Redirected(10, 1000)), "no packet came"
+    assert (closed.redirected, closed.total_redirected) == (Redirected(), told)
+    assert set(asked) == {(WEB, 43512, DB, 5432)}
+    assert "redirected 60/6000B got 40/4000B after 100s path=socket" in line(closed)
+    station.flows.ask_redirections(lambda *_: None)
+    await station.flows.ended([(KEY, flow(station, 1, 1, 1))])
+    assert (records(station)[-1].redirected, records(station)[-1].path) == (None, "")
+
+
+async def test_redirections_are_asked_from_whoever_opened(station: Station) -> None:
+    asked = []
+    station.flows.ask_redirections(lambda *ends: asked.append(ends))
+    ingress = station.abi.constants["POLICY_INGRESS"]
+    await station.flows.ended(
+        [
+            (KEY._replace(peer=CLIENT), flow(station, 1, 3, 4, direction=ingress)),
+            (KEY._replace(proto=17), flow(station, 1, 3, 4)),
+        ]
+    )
+    assert asked == [(CLIENT, 5432, WEB, 43512)], "and only of TCP"
 
 
 async def test_what_the_peer_opened_goes_from_the_peer_to_the_pod(station: Station) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import datetime, tzinfo
 
-from netaccel.observe.flows.record import End, FlowRecord, Lost, RuleName, Traffic
+from netaccel.observe.flows.record import End, FlowRecord, Lost, Redirected, RuleName, Traffic
 
 _ICMP = ("ICMP", "ICMPv6")
 
@@ -79,14 +79,24 @@ def _why(record: FlowRecord) -> list[str]:
 
 
 def _carried(record: FlowRecord) -> list[str]:
-    carried = record.total if record.type == "closed" else record.traffic
-    return (
-        []
-        if carried is None
-        else [traffic_text(carried), *([f"after {record.age:.0f}s"] if record.age else [])]
-    )
+    ended = record.type == "closed"
+    carried = record.total if ended else record.traffic
+    if carried is None:
+        return []
+    words = [traffic_text(carried)]
+    if redirected := record.total_redirected if ended else record.redirected:
+        words.append(redirected_text(redirected))
+    if record.age:
+        words.append(f"after {record.age:.0f}s")
+    return words
 
 
 def traffic_text(traffic: Traffic) -> str:
     """``sent 3/180B got 2/120B``: packets and bytes."""
     return f"sent {traffic.packets}/{traffic.bytes}B got {traffic.reply_packets}/{traffic.reply_bytes}B"
+
+
+def redirected_text(redirected: Redirected) -> str:
+    """``redirected 3/180B got 2/120B``: messages and bytes."""
+    one = redirected
+    return f"redirected {one.messages}/{one.bytes}B got {one.reply_messages}/{one.reply_bytes}B"

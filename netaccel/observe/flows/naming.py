@@ -9,12 +9,14 @@ from typing import NamedTuple
 
 from netaccel.observe.flows.decode import Words, protocol, tcp_flags
 from netaccel.observe.flows.directory import Directory
-from netaccel.observe.flows.record import FlowRecord, Traffic, Type
+from netaccel.observe.flows.record import FlowRecord, Redirected, Traffic, Type
 from netaccel.observe.flows.rules import Names
 from netaccel.records import FlowEvent, PolicyFlow, PolicyFlowKey
 
 _ICMP = (1, 58)
 _TCP = 6
+ACCELERATED = "socket"
+"""The path of what went from socket to socket."""
 
 
 class Stamp:
@@ -41,7 +43,10 @@ def wall_offset() -> int:
 
 
 class Judged(NamedTuple):
-    """A flow's entry and what is told of it. ``age``: seconds from first to last packet."""
+    """A flow's entry and what is told of it. ``age``: seconds from first to last packet.
+
+    ``redirected`` and ``total_redirected`` None: it is not, and was not, accelerated.
+    """
 
     key: PolicyFlowKey
     flow: PolicyFlow
@@ -49,6 +54,8 @@ class Judged(NamedTuple):
     traffic: Traffic
     total: Traffic
     age: float
+    redirected: Redirected | None = None
+    total_redirected: Redirected | None = None
 
 
 class Namer:
@@ -124,9 +131,12 @@ class Namer:
             service=names.service(flow.service),
             rule=names.rule(flow.rule),
             shadow_rule=names.rule(flow.shadow_rule),
+            path=ACCELERATED if judged.total_redirected else "",
             identity=flow.identity,
             device=key.ifindex,
             traffic=judged.traffic,
             total=judged.total,
             age=judged.age,
+            redirected=judged.redirected,
+            total_redirected=judged.total_redirected,
         )

@@ -95,6 +95,24 @@ class Traffic(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         )
 
 
+class Redirected(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Messages and bytes from socket to socket, which no packet carried: of the source, and back."""
+
+    messages: int = 0
+    bytes: int = 0
+    reply_messages: int = 0
+    reply_bytes: int = 0
+
+    def since(self, before: Redirected) -> Redirected:
+        """What came after ``before``."""
+        return Redirected(
+            self.messages - before.messages,
+            self.bytes - before.bytes,
+            self.reply_messages - before.reply_messages,
+            self.reply_bytes - before.reply_bytes,
+        )
+
+
 class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of a node's log.
 
@@ -103,8 +121,9 @@ class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     ifindex. ``service``: ``namespace/name`` that the client named, where a program translated or refused.
     ``rule`` gave the verdict, ``shadow_rule`` the verdict with policies in monitor mode in force. ``length``:
     bytes of the packet. ``identity``: the peer's. ``traffic``: since the flow's last record with traffic;
-    ``total``: since it began, ``age`` seconds before its last packet. ``location``: where in the kernel a
-    packet was dropped.
+    ``total``: since it began, ``age`` seconds before its last packet. ``redirected`` and ``total_redirected``:
+    the same of what went from socket to socket beside it. ``location``: where in the kernel a packet was
+    dropped.
     """
 
     node: str
@@ -135,6 +154,8 @@ class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     traffic: Traffic | None = None
     total: Traffic | None = None
     age: float = 0.0
+    redirected: Redirected | None = None
+    total_redirected: Redirected | None = None
 
     @property
     def pod_end(self) -> End:

@@ -27,7 +27,7 @@ from netaccel.observe.flows.naming import Judged, Namer, Stamp
 from netaccel.observe.flows.pump import Pump, Ring
 from netaccel.observe.flows.record import FlowRecord
 from netaccel.observe.flows.rules import Names
-from netaccel.observe.flows.traffic import Entry, FlowTraffic
+from netaccel.observe.flows.traffic import Entry, FlowTraffic, Redirections
 from netaccel.records import PolicyRule, Traffic
 
 _FLOWS = "policy_flows"
@@ -104,6 +104,10 @@ class Flows:
     def hear(self, event: Event) -> None:
         """Learn from a source's event whose addresses are."""
         self.directory.hear(event)
+
+    def ask_redirections(self, redirections: Redirections) -> None:
+        """Have what goes from socket to socket told too, by who accelerates."""
+        self._traffic.redirections = redirections
 
     async def read(self, ring: Ring) -> None:
         """Read events for ever. DatapathError."""

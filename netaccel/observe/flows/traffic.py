@@ -7,11 +7,11 @@ carried. A flow that the kernel's LRU evicts takes what came since its last reco
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from netaccel.observe.flows.naming import Judged
-from netaccel.observe.flows.record import Traffic, Type
+from netaccel.observe.flows.record import Redirected, Traffic, Type
 from netaccel.records import PolicyFlow, PolicyFlowKey
 
 SUMMARIES = 4096
@@ -21,17 +21,26 @@ _WRAP = 1 << 32
 Entry = tuple[PolicyFlowKey, PolicyFlow]
 
 
+Redirections = Callable[[bytes, int, bytes, int], Redirected | None]
+"""What went from socket to socket of a TCP flow, by source and destination; None: it was not accelerated."""
+_TCP = 6
+_NONE = Redirected()
+
+
 class _Told(NamedTuple):
     opened: int
     total: Traffic
+    redirected: Redirected
 
 
 class FlowTraffic:
     """Remembers what was told of flows. ``hz``: jiffies a second; ``constants``: enumerators of abi.h by
     name; ``lasting``: seconds between a flow's first and last packet from which on it gets summaries.
+    ``redirections`` may be set later.
     """
 
     def __init__(self, hz: int, constants: Mapping[str, int], lasting: float = 60.0) -> None:
+        self.redirections: Redirections = _nothing
         self._hz = hz
         self._rejected = constants["POLICY_FLOW_REJECTED"]
         self._closed = constants["POLICY_FLOW_CLOSED"]
@@ -48,8 +57,7 @@ class FlowTraffic:
         twice.
         """
         if self._told is None:
-            lasting = ((key, flow) for key, flow in entries if self._lasts(flow))
-            self._told = {key: _Told(flow.opened, self._total(flow)) for key, flow in lasting}
+            self._told = {key: self._now(key, flow) for key, flow in entries if self._lasts(flow)}
             return []
         told: dict[PolicyFlowKey, _Told] = {}
         found: list[Judged] = []
@@ -60,15 +68,16 @@ class FlowTraffic:
             if not self._lasts(flow):
                 continue
             judged = self._judge(key, flow, "summary")
-            if judged.traffic.packets or judged.traffic.reply_packets:
+            if _moved(judged):
                 found.append(judged)
         self._told = told
         if len(found) > SUMMARIES:
             self.left_out += len(found) - SUMMARIES
-            found.sort(key=lambda one: one.traffic.bytes + one.traffic.reply_bytes, reverse=True)
+            found.sort(key=_size, reverse=True)
             del found[SUMMARIES:]
         for judged in found:
-            told[judged.key] = _Told(judged.flow.opened, judged.total)
+            redirected = judged.total_redirected or _NONE
+            told[judged.key] = _Told(judged.flow.opened, judged.total, redirected)
         return found
 
     def ended(self, entries: Iterable[Entry]) -> list[Judged]:
@@ -79,11 +88,24 @@ class FlowTraffic:
         return found
 
     def _judge(self, key: PolicyFlowKey, flow: PolicyFlow, kind: Type) -> Judged:
-        total = self._total(flow)
+        now = self._now(key, flow)
         before = (self._told or {}).get(key)
-        same = before is not None and before.opened == flow.opened
-        traffic = total.since(before.total) if same and before else total
-        return Judged(key, flow, kind, traffic, total, self._age(flow))
+        if before is None or before.opened != flow.opened:
+            before = _Told(flow.opened, Traffic(), _NONE)
+        traffic, redirected = now.total.since(before.total), now.redirected.since(before.redirected)
+        if now.redirected == _NONE:
+            return Judged(key, flow, kind, traffic, now.total, self._age(flow))
+        return Judged(key, flow, kind, traffic, now.total, self._age(flow), redirected, now.redirected)
+
+    def _now(self, key: PolicyFlowKey, flow: PolicyFlow) -> _Told:
+        return _Told(flow.opened, self._total(flow), self._redirected(key, flow))
+
+    def _redirected(self, key: PolicyFlowKey, flow: PolicyFlow) -> Redirected:
+        if key.proto != _TCP:
+            return _NONE
+        pod, peer = (key.pod, key.pod_port), (key.peer, key.peer_port)
+        ends = (*peer, *pod) if flow.direction == self._ingress else (*pod, *peer)
+        return self.redirections(*ends) or _NONE
 
     def _lasts(self, flow: PolicyFlow) -> bool:
         if flow.flags & self._rejected or flow.state == self._closed:
@@ -99,3 +121,19 @@ class FlowTraffic:
     def _age(self, flow: PolicyFlow) -> float:
         """Seconds from its first packet to its last one."""
         return round((flow.seen - flow.opened) % _WRAP / self._hz, 3)
+
+
+def _nothing(_source: bytes, _sport: int, _destination: bytes, _dport: int) -> None:
+    """Nobody accelerates."""
+
+
+def _moved(judged: Judged) -> bool:
+    """Whether anything came since."""
+    traffic, redirected = judged.traffic, judged.redirected or _NONE
+    return bool(traffic.packets or traffic.reply_packets or redirected.messages or redirected.reply_messages)
+
+
+def _size(judged: Judged) -> int:
+    """Bytes that came since."""
+    traffic, redirected = judged.traffic, judged.redirected or _NONE
+    return traffic.bytes + traffic.reply_bytes + redirected.bytes + redirected.reply_bytes
