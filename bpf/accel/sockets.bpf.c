@@ -18,9 +18,7 @@
 #define AF_INET6 10
 #define MSG_OOB 1
 
-#define QUEUE_BYTES (256 * 1024) /* that may wait at a receiver beside what TCP holds, ... */
-#define QUEUE_MESSAGES 256       /* ... each of which costs the kernel some 1 KB, however small it is */
-#define SCAN_SEGMENTS 32         /* with data, each way, before a connection is worth a look */
+#define SCAN_SEGMENTS 32 /* with data, each way, before a connection is worth a look */
 
 /* ------------------------------------------------------------------------ messages */
 
@@ -57,11 +55,12 @@ static __always_inline int has_room(struct accel_end *own, __u32 waiting, __u32 
 		own->least = size;
 		return 1;
 	}
-	if (waiting + size > QUEUE_BYTES)
+	if (waiting + size > ACCEL_QUEUE_BYTES)
 		return 0;
 	if (size < own->least)
 		own->least = size;
-	return own->queued < QUEUE_MESSAGES || (own->least && waiting / own->least < QUEUE_MESSAGES);
+	return own->queued < ACCEL_QUEUE_MESSAGES ||
+	       (own->least && waiting / own->least < ACCEL_QUEUE_MESSAGES);
 }
 
 static __always_inline void refresh(const struct accel_end *end, __u32 now)

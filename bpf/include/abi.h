@@ -237,6 +237,11 @@ enum accel_state {      /* of a pair */
 	ACCEL_LIVE,
 };
 
+enum accel_bound { /* of what may wait at a receiver beside what TCP holds */
+	ACCEL_QUEUE_BYTES = 256 * 1024,
+	ACCEL_QUEUE_MESSAGES = 256, /* each costs the kernel some 1 KB, however small it is */
+};
+
 enum accel_flag {           /* of a socket, as it is when it is looked at */
 	ACCEL_NONBLOCK = 1, /* O_NONBLOCK, so that nobody waits inside a read for TCP alone */
 	ACCEL_ULP = 2,      /* kTLS, MPTCP and their like */

@@ -48,6 +48,7 @@ struct abi_enums {
 	enum flow_event_type flow_event_type;
 	enum accel_state accel_state;
 	enum accel_flag accel_flag;
+	enum accel_bound accel_bound;
 };
 struct abi_enums abi_enums SEC(".abi");
 
