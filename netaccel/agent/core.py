@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from netaccel.agent.acceleration import Acceleration
 from netaccel.agent.devices import DeviceFollower
 from netaccel.agent.enforcement import Enforcement
 from netaccel.agent.facts import node_facts
@@ -96,6 +97,9 @@ class Agent:
             self.standing.policies = policies
             self.standing.warnings.append(policies.warnings)
             self._policy_expiry = PolicyExpiry(settings.timeouts, plane.loaded.abi.constants, plane.hz)
+        self._acceleration = Acceleration(self.standing, instance.maps, list)
+        self.standing.acceleration = self._acceleration
+        self.standing.warnings.append(self._acceleration.warnings)
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
@@ -135,6 +139,7 @@ class Agent:
                     group.create_task(_every(_REMEMBER, self._remember), name="remember"),
                     group.create_task(self._look_at_kernel(), name="features"),
                     group.create_task(self._record_edges(), name="edges"),
+                    group.create_task(self._acceleration.run(), name="acceleration"),
                 ]
                 if self._flow_watch:
                     tasks.append(group.create_task(self._flow_watch.run(), name="flows"))
@@ -144,6 +149,7 @@ class Agent:
         finally:
             if self._reaper:
                 await self._reaper.close()
+            await self._acceleration.close()
             if self._flow_watch:
                 self._flow_watch.close()
 

@@ -82,6 +82,10 @@ class Pod:
     ready: bool = False
     terminating: bool = False
     uid: str = ""
+    accelerate: str = ""
+    """Its annotation netaccel.io/accelerate, as written."""
+    shaped: bool = False
+    """Whether annotations bound its bandwidth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +113,8 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A Namespace and its labels."""
+    """A Namespace, its labels, and its annotation netaccel.io/accelerate as written."""
 
     name: str
     labels: tuple[tuple[str, str], ...] = field(default=())
+    accelerate: str = ""

@@ -77,6 +77,8 @@ class Service:
     selector: tuple[tuple[str, str], ...] = ()
     unserved_reason: str = ""
     proxy_name: str | None = None
+    accelerate: str = ""
+    """Its annotation netaccel.io/accelerate, as written."""
 
     def ignored_by(self, proxy_name: str) -> str:
         """Why the service proxy of this name ("": the default one) leaves it alone; "" where it serves it."""

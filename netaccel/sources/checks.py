@@ -146,6 +146,12 @@ def labels(pairs: raw.Labels | None) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((intern(key), intern(value or "")) for key, value in pairs.items()))
 
 
+def annotation(meta: raw.Metadata, name: str) -> str:
+    """The annotation's value without spaces around it; "" where there is none."""
+    found = (meta.annotations or {}).get(name)
+    return intern(found.strip()) if found else ""
+
+
 def timestamp(text: str | None, path: str) -> float:
     """Read RFC 3339 as seconds since the epoch; infinity where absent, so that a dated object is older."""
     if not text:

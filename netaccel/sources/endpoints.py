@@ -9,6 +9,7 @@ from sys import intern
 from typing import Any
 
 from netaccel.errors import ObjectError
+from netaccel.model.acceleration import ANNOTATION
 from netaccel.model.address import Address, is_ipv4, parse_address
 from netaccel.model.endpoint import (
     ContainerPort,
@@ -27,6 +28,7 @@ from netaccel.sources import checks, raw
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 ZONE_LABEL = "topology.kubernetes.io/zone"
 LEAVING_TAINT = "ToBeDeletedByClusterAutoscaler"
+BANDWIDTH = ("kubernetes.io/ingress-bandwidth", "kubernetes.io/egress-bandwidth")
 
 # A quarter of a million of these are made at start: skip NamedTuple's Python-level constructor.
 _endpoint: Callable[[tuple[Any, ...]], Endpoint] = partial(tuple.__new__, Endpoint)
@@ -139,6 +141,8 @@ def convert_pod(obj: raw.Pod, meta: raw.Metadata, key: PodKey) -> Pod:
         ready=ready and not ended,
         terminating=bool(meta.deletion_timestamp),
         uid=meta.uid or "",
+        accelerate=checks.annotation(meta, ANNOTATION),
+        shaped=any(checks.annotation(meta, name) for name in BANDWIDTH),
     )
 
 
@@ -208,4 +212,6 @@ def _external(entries: Sequence[raw.NodeAddress], internal: tuple[Address, ...])
 
 def convert_namespace(_: raw.Namespace, meta: raw.Metadata, name: str) -> Namespace:
     """Convert a Namespace."""
-    return Namespace(name=name, labels=checks.labels(meta.labels))
+    return Namespace(
+        name=name, labels=checks.labels(meta.labels), accelerate=checks.annotation(meta, ANNOTATION)
+    )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from netaccel.errors import ObjectError
+from netaccel.model.acceleration import ANNOTATION
 from netaccel.model.address import Address, Cidr, is_ipv4
 from netaccel.model.service import PROXY_NAME_LABEL, Service, ServiceKey, ServicePort, TrafficPolicy
 from netaccel.sources import checks, raw
@@ -69,6 +70,7 @@ def convert(obj: raw.Service, meta: raw.Metadata, key: ServiceKey) -> Service:
         selector=checks.labels(spec.selector),
         unserved_reason=_unserved_reason(meta, by_name, headless),
         proxy_name=_label(meta, PROXY_NAME_LABEL),
+        accelerate=checks.annotation(meta, ANNOTATION),
     )
     if not service.unserved_reason and not _has_frontend(service):
         return replace(service, unserved_reason=NO_ADDRESS)

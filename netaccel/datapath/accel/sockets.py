@@ -145,6 +145,10 @@ class AccelSockets:
         for cookie in cookies:
             self._sockets.delete(cookie.to_bytes(8, "little"))
 
+    def forget(self, slot: int) -> None:
+        """What the slot's ends were, once both sockets are removed."""
+        self._maps.delete("accel_ends", [2 * slot, 2 * slot + 1])
+
     @property
     def capacity(self) -> int:
         """Slots."""

@@ -1,0 +1,421 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks for connections worth accelerating, and takes care of those that are: :meth:`Engine.round`.
+
+Everything here is for one thread, which moves between network namespaces; :mod:`.told` answers others. What
+a round costs is measured, and :attr:`Engine.pause` stretched so that rounds take a hundredth of a core.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from netaccel.accelerate.clearance import DENIED, Clearance
+from netaccel.accelerate.evidence import AWAY, PASSING, Absences, Counted, Sample, Thresholds, Watch, joins
+from netaccel.accelerate.facts import Facts
+from netaccel.accelerate.life import Drain, Phase
+from netaccel.accelerate.pairing import Pair, pair
+from netaccel.accelerate.receipts import Ends, Ledger, Sum, both
+from netaccel.accelerate.slots import Party, Programs, Slot, Slots
+from netaccel.accelerate.visits import Namespace, Visits
+from netaccel.accelerate.wishes import Wish
+from netaccel.errors import DatapathError
+from netaccel.model.endpoint import PodKey
+from netaccel.records import AccelEnd, AccelSeen
+
+log = logging.getLogger(__name__)
+
+SHARE = 0.01  # of a core, that rounds may take
+WALK = 5.0  # seconds between looks at which processes there are
+DRAINING = 0.1  # seconds between rounds while a pair leaves that may leave soon
+SOON = 5.0  # seconds in which it should have left
+
+DISABLED = "disabled by its owner"
+SHAPED = "its pod's bandwidth is bounded"
+SPLICES = "a program of its pod may splice"
+FULL = "table full"
+CLOSED = "closed"
+LEFT_POD = "its pod is gone"
+REFUSED = "refused by the kernel"
+DETACHED = "detached"
+
+PASSES = ("stopped", "policy", "call", "reader", "peer", "unread", "full")
+"""Why messages go by TCP, as struct accel_end counts them."""
+_HINDRANCES = {
+    "ACCEL_CLOSING": "closing",
+    "ACCEL_ULP": "kTLS, MPTCP or their like",
+    "ACCEL_FOREIGN": "in another tool's sockmap",
+    "ACCEL_LOWAT": "SO_RCVLOWAT is set",
+    "ACCEL_FILTER": "it has a socket filter",
+    "ACCEL_ZEROCOPY": "SO_ZEROCOPY is set",
+}
+BLOCKING = "a blocking socket"
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one round saw. ``seen``: by cookie; ``members``: enrolled cookies, read before it."""
+
+    at: float
+    seen: Mapping[int, AccelSeen]
+    members: frozenset[int]
+    visited: frozenset[int]
+    """Cookies of the namespaces that were entered."""
+
+
+@dataclass(slots=True)
+class Account:
+    """Counts since the start."""
+
+    promotions: int = 0
+    deferred: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    out: Counter[str] = field(default_factory=Counter)
+
+
+class Engine:
+    """Of one node. Make it, :meth:`adopt`, then :meth:`round` for ever."""
+
+    def __init__(
+        self,
+        programs: Programs,
+        visits: Visits,
+        clearance: Clearance,
+        limits: Thresholds,
+        ledger: Ledger,
+        *,
+        may_splice: Callable[[Iterable[int]], str],
+        interval: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``may_splice``: why one of these processes may splice from sockets; "" where none does."""
+        self.slots = Slots(programs)
+        self.account = Account()
+        self.ledger = ledger
+        self.pause = interval
+        self.facts = Facts()
+        self.unreachable: dict[PodKey, str] = {}
+        self.programs, self.visits = programs, visits
+        self._clearance, self._limits, self._may_splice = clearance, limits, may_splice
+        self._interval, self._clock = interval, clock
+        self._absences = Absences(limits)
+        self._samples: dict[int, tuple[float, Sample]] = {}
+        self._why: dict[int, str] = {}
+        self._walked = self._scanned = -1e9
+        self._splices: dict[int, str] = {}
+        self._orphans: dict[int, Drain] = {}
+
+    def adopt(self) -> int:
+        """Take over what an earlier agent left; how many pairs go on. DatapathError."""
+        found = self.slots.adopt(self._clock())
+        self._orphans = {cookie: Drain() for cookie in self.slots.orphans}
+        return found
+
+    def round(self, facts: Facts) -> None:
+        """Look, and do what follows. DatapathError."""
+        spent = time.thread_time()
+        self.facts = facts
+        look = self._look(facts)
+        self._recognise(look)
+        self._drain(look)
+        self._watch(look)
+        self._count()
+        if not facts.draining:
+            self._arm()
+            self._promote(look)
+        self._samples = {cookie: (look.at, _sample(one)) for cookie, one in look.seen.items()}
+        self._absences.keep(set(look.seen))
+        self._stretch(time.thread_time() - spent)
+
+    def drained(self) -> bool:
+        """Whether nothing is enrolled any more."""
+        return not self.slots.used and not self._orphans
+
+    def why(self, cookie: int) -> str:
+        """Why a socket that the last looks saw is not accelerated; "" where nothing was said of it."""
+        return self._why.get(cookie, "")
+
+    def _stretch(self, spent: float) -> None:
+        soon = [
+            slot for slot in self.slots.used.values() if slot.phase is Phase.STOPPED and not slot.deferred
+        ]
+        self.pause = DRAINING if soon else max(self._interval, spent / SHARE)
+
+    # ------------------------------------------------------------------ looking
+
+    def _look(self, facts: Facts) -> Look:
+        now = self._clock()
+        if now - self._walked >= WALK:
+            self.visits.walk()
+            self._walked = now
+            self._splices.clear()
+        self.visits.meet(facts.pods)
+        self.unreachable = self.visits.unreachable(facts.pods)
+        members = frozenset(self.programs.members())
+        seen: dict[int, AccelSeen] = {}
+        visited: set[int] = set()
+        strangers = any(not party.netns for slot in self.slots.used.values() for party in slot.parties)
+        homes = {party.netns for slot in self.slots.used.values() for party in slot.parties}
+        seconds = now - self._scanned
+        for namespace in list(self.visits.there.values()):
+            wanted = namespace.cookie in homes or strangers or bool(self._orphans)
+            if namespace.pod is not None and not facts.draining:
+                wanted = self.visits.busy(namespace, self._limits.rate * min(seconds, 3600.0)) or wanted
+            if wanted and (found := self._enter(namespace)) is not None:
+                visited.add(namespace.cookie)
+                seen.update((one.cookie, one) for one in found)
+        self._scanned = now
+        return Look(now, seen, members, frozenset(visited))
+
+    def _enter(self, namespace: Namespace) -> list[AccelSeen] | None:
+        try:
+            return self.visits.inside(namespace, self.programs.scan)
+        except DatapathError as error:
+            log.debug("namespace %d: %s", namespace.inode, error)
+            return None
+
+    def _recognise(self, look: Look) -> None:
+        """Give pairs that were taken over their namespaces and pods."""
+        pods = {one.cookie: one.pod for one in self.visits.there.values()}
+        for slot in self.slots.used.values():
+            if all(party.netns for party in slot.parties):
+                continue
+            parties = [self._known(party, look, pods) for party in slot.parties]
+            slot.parties = (parties[0], parties[1])
+            if all(party.netns for party in parties):
+                slot.inside = parties[0].netns == parties[1].netns
+                self._name(slot)
+
+    def _known(self, party: Party, look: Look, pods: Mapping[int, PodKey | None]) -> Party:
+        found = look.seen.get(party.cookie)
+        return party if found is None else party._replace(netns=found.netns, pod=pods.get(found.netns))
+
+    def _name(self, slot: Slot) -> None:
+        """Find out who opened the connection, and to which Service."""
+        first, second = slot.parties
+        services = self.facts.wishes.services
+        at = [services.get((party.address, party.port), ()) for party in slot.parties]
+        client = None if slot.inside else self._clearance.client(slot.parties)
+        if client is None:
+            client = int(bool(at[0]) or (not at[1] and first.port < second.port))
+        slot.client = client
+        slot.service = str(at[1 - client][0]) if at[1 - client] else ""
+
+    # ------------------------------------------------------------------ leaving
+
+    def _drain(self, look: Look) -> None:
+        for slot in list(self.slots.used.values()):
+            if slot.phase is not Phase.STOPPED:
+                continue
+            first, second = self.slots.sights(slot, look.seen, look.members)
+            if slot.drain.look(first, second):
+                self._settle(slot)
+                self.slots.free(slot)
+            elif look.at - slot.since > SOON and not slot.deferred:
+                slot.deferred = True
+                self.account.deferred += 1
+        for cookie, drain in list(self._orphans.items()):
+            sight = self.slots.sight(cookie, look.seen, look.members)
+            if drain.look(sight, sight):
+                self.programs.remove([cookie])
+                del self._orphans[cookie]
+
+    def _watch(self, look: Look) -> None:
+        """Let those leave that do not pay, or may not stay."""
+        for slot in list(self.slots.used.values()):
+            if slot.phase is not Phase.LIVE:
+                continue
+            if reason := self._must_leave(slot, look):
+                if reason == PASSING:
+                    self._absences.left(_ends(slot), look.at)
+                self._stop(slot, reason)
+
+    def _must_leave(self, slot: Slot, look: Look) -> str:
+        if self.facts.draining:
+            return DETACHED
+        if not look.members.issuperset(slot.cookies):
+            return CLOSED
+        if not all(party.netns for party in slot.parties):
+            return ""  # taken over, and not found yet
+        if reason := self._unwanted(slot.parties):
+            return reason
+        if any((found := look.seen.get(c)) and self._hindrance(found, enrolled=True) for c in slot.cookies):
+            return CLOSED
+        counted = self._counted(slot)
+        if slot.watch is None:
+            slot.watch = Watch(look.at, counted, self._limits)
+            return ""
+        return slot.watch.leaves(look.at, counted)
+
+    def _unwanted(self, parties: tuple[Party, Party]) -> str:
+        """Why owners or their programs keep it from being accelerated; "" where nothing does."""
+        facts = self.facts
+        asked: list[Wish] = []
+        for party in parties:
+            pod = facts.pods.get(party.pod) if party.pod else None
+            if pod is None:
+                return LEFT_POD
+            if pod.shaped:
+                return SHAPED
+            asked.append(facts.wishes.of(pod.key, party.address, party.port))
+        if Wish.DISABLED in asked:
+            return DISABLED
+        for party, wish in zip(parties, asked, strict=True):
+            if wish is not Wish.ENABLED and self._splicing(party.netns):
+                return SPLICES
+        return ""
+
+    def _splicing(self, netns: int) -> str:
+        """Looked up once a walk."""
+        if netns not in self._splices:
+            processes = [
+                p for one in self.visits.there.values() if one.cookie == netns for p in one.processes
+            ]
+            self._splices[netns] = self._may_splice(processes)
+        return self._splices[netns]
+
+    def _stop(self, slot: Slot, reason: str) -> None:
+        self.slots.stop(slot, reason, self._clock())
+        self.account.out[reason] += 1
+
+    # ------------------------------------------------------------------ joining
+
+    def _arm(self) -> None:
+        """After a change of policy: let those go on that it lets through."""
+        revision = self._clearance.revision()
+        for slot in list(self.slots.used.values()):
+            if slot.phase is not Phase.LIVE or slot.revision == revision:
+                continue
+            if slot.watch:
+                slot.watch.forgive(self._counted(slot))
+            reason = self._refused_by_policy(slot.parties, slot.inside, revision)
+            if reason == DENIED:
+                self._stop(slot, reason)
+            elif not reason:
+                self.slots.arm(slot, revision)
+
+    def _refused_by_policy(self, parties: tuple[Party, Party], inside: bool, revision: int) -> str:
+        if inside or not self.facts.policy:
+            return ""
+        return self._clearance.refuses(parties, revision)
+
+    def _promote(self, look: Look) -> None:
+        found = pair(look.seen.values(), self.visits.places(self.facts.pods), self.facts.of_node)
+        enrolled = self.slots.enrolled | self._orphans.keys()
+        why = dict(found.alone)
+        revision = self._clearance.revision()
+        for one in found.pairs:
+            if enrolled.isdisjoint((one.first, one.second)):
+                reason = self._consider(one, look, revision)
+                why.update(dict.fromkeys((one.first, one.second), reason) if reason else {})
+        self.account.refused = Counter(found.alone.values())
+        self.account.refused.update(why[p.first] for p in found.pairs if why.get(p.first))
+        self._why = why
+
+    def _consider(self, one: Pair, look: Look, revision: int) -> str:
+        """Enrol a pair, or say why not."""
+        ends = (look.seen[one.first], look.seen[one.second])
+        parties = (self._party(ends[0], one.inside), self._party(ends[1], one.inside))
+        reason = (
+            next((why for end in ends if (why := self._hindrance(end))), "")
+            or self._no_evidence(ends, look.at)
+            or (AWAY if self._absences.away((one.first, one.second), look.at) else "")
+            or self._unwanted(parties)
+            or self._refused_by_policy(parties, one.inside, revision)
+            or ("" if self.slots.has_room() else FULL)
+        )
+        return reason or self._enrol(parties, one.inside, revision)
+
+    def _hindrance(self, end: AccelSeen, *, enrolled: bool = False) -> str:
+        """What of a socket keeps it from being accelerated. Readers that block are met by the programs."""
+        constants = self.programs.constants
+        for name, text in _HINDRANCES.items():
+            if end.flags & constants[name]:
+                return text
+        return "" if enrolled or end.flags & constants["ACCEL_NONBLOCK"] else BLOCKING
+
+    def _no_evidence(self, ends: tuple[AccelSeen, AccelSeen], now: float) -> str:
+        before = [self._samples.get(end.cookie, (now, _sample(end))) for end in ends]
+        samples = (before[0][1], before[1][1])
+        return joins(samples, (_sample(ends[0]), _sample(ends[1])), now - before[0][0], self._limits)
+
+    def _party(self, end: AccelSeen, inside: bool) -> Party:
+        pod = next((one.pod for one in self.visits.there.values() if one.cookie == end.netns), None)
+        known = self.facts.pods.get(pod) if pod else None
+        device = known.device if known and not inside else 0
+        return Party(end.cookie, end.netns, pod, end.src, end.sport, device)
+
+    def _enrol(self, parties: tuple[Party, Party], inside: bool, revision: int) -> str:
+        """Why not; "" where both joined. Each step may be the last one: see :mod:`.slots`."""
+        slot = self.slots.take(parties, self._clock(), inside=inside, revision=revision)
+        joined = True
+        for side, party in enumerate(parties):
+            home = next((one for one in self.visits.there.values() if one.cookie == party.netns), None)
+            wanted = self.slots.wanted(slot, side)
+            result = self.visits.inside(home, lambda w=wanted: self.programs.enrol(w)) if home else None  # type: ignore[misc]
+            found = (result or {}).get(party.cookie)
+            if found is None or found.error:
+                joined = False
+                break
+        if not joined:
+            self.slots.stop(slot, REFUSED, self._clock())
+            self._absences.left(_ends(slot), self._clock())
+            return REFUSED
+        self.slots.go_live(slot)
+        self._name(slot)
+        slot.watch = Watch(self._clock(), self._counted(slot), self._limits)
+        self.account.promotions += 1
+        return ""
+
+    # ----------------------------------------------------------------- counting
+
+    def end_of(self, slot: Slot, side: int) -> AccelEnd:
+        """What the programs counted of one end. DatapathError."""
+        return self.programs.end(2 * slot.number + side)
+
+    def _counted(self, slot: Slot) -> tuple[Counted, Counted]:
+        found = [self.end_of(slot, side) for side in (0, 1)]
+        counted = [Counted(end.sent_messages, sum(passes(end).values())) for end in found]
+        return counted[0], counted[1]
+
+    def _count(self) -> None:
+        for slot in self.slots.used.values():
+            self._settle(slot)
+        self.ledger.keep([slot.key for slot in self.slots.used.values()])
+
+    def _settle(self, slot: Slot) -> None:
+        """Take into the receipts what a pair carried."""
+        if not all(party.pod for party in slot.parties):
+            return
+        client, server = slot.parties[slot.client].pod, slot.parties[1 - slot.client].pod
+        ends = Ends(slot.service, _text(client), _text(server))
+        first, second = self.end_of(slot, 0), self.end_of(slot, 1)
+        total = Sum(
+            first.sent_messages + second.sent_messages,
+            first.sent_bytes + second.sent_bytes,
+            first.passed_bytes + second.passed_bytes,
+            both(passes(first), passes(second)),
+        )
+        self.ledger.count(slot.number, slot.generation, ends, total)
+
+
+def passes(end: AccelEnd) -> dict[str, int]:
+    """Messages that went by TCP, by reason."""
+    counts = {reason: int(getattr(end, f"pass_{reason}")) for reason in PASSES}
+    return {reason: count for reason, count in counts.items() if count}
+
+
+def _sample(seen: AccelSeen) -> Sample:
+    return Sample(seen.sent_segments, seen.sent_bytes)
+
+
+def _ends(slot: Slot) -> tuple[int, int]:
+    first, second = sorted(slot.cookies)
+    return first, second
+
+
+def _text(pod: PodKey | None) -> str:
+    return f"{pod.namespace}/{pod.name}" if pod else ""

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engine has to know of the cluster, as it is at one moment. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from netaccel.accelerate.wishes import Wish, Wishes
+from netaccel.model.endpoint import PodKey
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPod:
+    """A pod of this node with a network of its own. ``device``: its ifindex on the node, 0 where not found.
+
+    ``shaped``: its bandwidth is bounded, at its device or by annotations.
+    """
+
+    key: PodKey
+    addresses: tuple[bytes, ...]
+    device: int = 0
+    shaped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """``of_node``: the node's own addresses. ``policy``: whether policies are enforced.
+
+    ``draining``: nothing is accelerated any more.
+    """
+
+    pods: Mapping[PodKey, LocalPod] = field(default_factory=dict)
+    wishes: Wishes = field(default_factory=lambda: Wishes(Wish.AUTO))
+    of_node: frozenset[bytes] = frozenset()
+    policy: bool = True
+    draining: bool = False

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's share in same-node acceleration: what the engine has to know, its thread, what is told of it.
+
+Nothing is loaded before this kernel has passed the self-test, nor where nobody wants it. Pairs that an
+earlier agent left go on from socket to socket all the while; where acceleration is off by now, they are
+drained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from netaccel.accelerate import told, wishes
+from netaccel.accelerate.clearance import Clearance
+from netaccel.accelerate.engine import Engine
+from netaccel.accelerate.evidence import Thresholds
+from netaccel.accelerate.facts import Facts, LocalPod
+from netaccel.accelerate.receipts import Ledger
+from netaccel.accelerate.view import Carried, Check, Connection, Status, Tier, Totals
+from netaccel.accelerate.visits import Visits
+from netaccel.agent.facts import unaccelerated
+from netaccel.agent.standing import Standing
+from netaccel.datapath.accel.programs import why_pod_may_splice
+from netaccel.datapath.accel.sockets import AccelSockets
+from netaccel.errors import DatapathError
+from netaccel.model.endpoint import Pod, PodKey
+from netaccel.model.service import Protocol, ServiceKey
+from netaccel.records import AccelSeen
+
+log = logging.getLogger(__name__)
+
+_AGAIN = 30.0  # seconds after which what failed is tried again
+_OWN_MAP = "accel_map"
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_T = TypeVar("_T")
+
+
+class Acceleration:
+    """Implements netaccel.accelerate.view.Acceleration for one agent. Run it in a task, then close it."""
+
+    def __init__(self, standing: Standing, pins: Path, self_test: Callable[[], Sequence[Check]]) -> None:
+        """``pins``: folder of the node's maps. ``self_test``: what this kernel does right; blocks."""
+        self._agent, self._pins, self._self_test = standing, pins, self_test
+        self._thread = ThreadPoolExecutor(1, "acceleration")  # its namespace changes: nobody else's thread
+        self._programs: AccelSockets | None = None
+        self._engine: Engine | None = None
+        self._checks: tuple[Check, ...] = ()
+        self._refusal = ""
+        self._facts = Facts()
+        self._wrong: tuple[wishes.Wrong, ...] = ()
+        self._started = False
+
+    # -------------------------------------------------------------------- tasks
+
+    async def run(self) -> None:
+        """Accelerate for ever."""
+        await self._agent.reconciler.synced.wait()
+        await self._agent.reconciler.ready.wait()
+        while True:
+            try:
+                pause = await self._turn()
+            except DatapathError as error:
+                if str(error) != self._refusal:
+                    log.warning("acceleration: %s; tried again in %.0f s", error, _AGAIN)
+                self._refusal = str(error)
+                pause = _AGAIN
+            await asyncio.sleep(pause)
+
+    async def _turn(self) -> float:
+        """Do what is due; seconds to the next time. DatapathError."""
+        self._facts = self._known()
+        if self._engine is None:
+            if not self._facts.wishes.any_enabled and not (self._pins / _OWN_MAP).exists():
+                self._started = True
+                return self._agent.settings.accelerate_interval
+            await self._test()
+            await self._there(self._open)
+            self._started = True
+            self._facts = self._known()
+        engine = self._engine
+        assert engine is not None
+        await self._there(lambda: engine.round(self._facts))
+        return engine.pause
+
+    async def _test(self) -> None:
+        if not self._checks:
+            self._checks = tuple(await asyncio.to_thread(self._self_test))
+            failed = [check for check in self._checks if not check.ok]
+            self._refusal = ", ".join(f"{check.name}: {check.detail}" for check in failed)
+            for check in failed:
+                log.warning("acceleration is off: this kernel fails %s: %s", check.name, check.detail)
+
+    def _open(self) -> None:
+        """On the engine's thread. DatapathError."""
+        plane, settings = self._agent.plane, self._agent.settings
+        self._programs = programs = AccelSockets.open(self._pins, plane.hz)
+        maps, constants = plane.loaded.maps, plane.loaded.abi.constants
+        engine = Engine(
+            programs,
+            Visits(plane.hooks.cgroup),
+            Clearance(maps, constants),
+            Thresholds(rate=settings.accelerate_rate),
+            Ledger(_BOOT.read_text().strip()),
+            may_splice=why_pod_may_splice,
+            interval=settings.accelerate_interval,
+        )
+        if adopted := engine.adopt():
+            log.info("%d accelerated connections of the agent before go on", adopted)
+        self._engine = engine
+
+    async def _there(self, action: Callable[[], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, action)
+
+    async def close(self) -> None:
+        """Wait for a round under way; pairs go on without us."""
+        await asyncio.to_thread(self._thread.shutdown)
+        if self._programs:
+            self._programs.close()
+
+    # -------------------------------------------------------------------- facts
+
+    def _known(self) -> Facts:
+        """The cluster, now."""
+        agent = self._agent
+        world, settings = agent.reconciler.world, agent.settings
+        pods = [pod for pod in world.pods(settings.node_name) if pod.addresses and not pod.host_network]
+        namespaces = {one.name: one for one in world.namespaces()}
+        asked = [one for key in world.services() if (one := world.service(key)) and one.accelerate]
+        asks = wishes.wishes(
+            settings.accelerate,
+            pods,
+            namespaces,
+            asked,
+            wishes.endpoints(pods, [(key, self._ports(key)) for key in self._backed(pods)]),
+        )
+        self._tell(asks.wrong)
+        devices = agent.placement.devices
+        local = (LocalPod(pod.key, pod.addresses, devices.get(pod.key, 0), pod.shaped) for pod in pods)
+        return Facts(
+            pods={pod.key: pod for pod in local},
+            wishes=asks,
+            of_node=frozenset(agent.plane.view.local),
+            policy=settings.policy == "on",
+            draining=not asks.any_enabled or any(not check.ok for check in self._checks),
+        )
+
+    def _backed(self, pods: Sequence[Pod]) -> list[ServiceKey]:
+        """Services that have one of these pods among their endpoints."""
+        flows, world = self._agent.flows, self._agent.reconciler.world
+        if flows is None:
+            return list(world.services())
+        addresses = {address for pod in pods for address in pod.addresses}
+        names = {name for address in addresses for name in flows.directory.end(address).endpoint_of}
+        return [ServiceKey(*name.split("/", 1)) for name in sorted(names)]
+
+    def _ports(self, key: ServiceKey) -> list[tuple[bytes, int]]:
+        return [
+            (endpoint.address, port.port)
+            for one in self._agent.reconciler.world.slices(key)
+            for endpoint in one.endpoints
+            for port in one.ports
+            if port.protocol is Protocol.TCP
+        ]
+
+    def _tell(self, wrong: tuple[wishes.Wrong, ...]) -> None:
+        for one in set(wrong) - set(self._wrong):
+            log.warning("%s", one)
+        self._wrong = wrong
+
+    def warnings(self) -> list[str]:
+        """Annotations that mean nothing."""
+        return [str(one) for one in self._wrong]
+
+    # ---------------------------------------------------------------- questions
+
+    def status(self) -> Status:
+        """See netaccel.accelerate.view."""
+        agent, engine = self._agent, self._engine
+        without = unaccelerated(agent.settings)
+        failed = any(not check.ok for check in self._checks)
+        on = engine is not None and not failed and self._facts.wishes.any_enabled
+        reason = self._refusal or ("" if on else without.socket.reason)
+        return Status(
+            node=agent.settings.node_name,
+            peer=without.peer,
+            socket=Tier(on, reason, without.socket.asked),
+            checks=self._checks,
+            totals=self._ask(self._totals) if engine else Totals(),
+            receipts=engine.ledger.receipts() if engine else (),
+            unreachable=tuple(
+                f"{key.namespace}/{key.name}: {why}" for key, why in sorted(self._unreachable().items())
+            ),
+        )
+
+    def connections(self, pod: str | None) -> Sequence[Connection]:
+        """See netaccel.accelerate.view."""
+        return self._ask(lambda: self._connections(pod)) if self._engine else []
+
+    def path_of(self, src: bytes, sport: int, dst: bytes, dport: int) -> Carried | None:
+        """See netaccel.accelerate.view."""
+        return None
+
+    def _ask(self, question: Callable[[], _T]) -> _T:
+        """On the engine's thread, between two rounds."""
+        return self._thread.submit(question).result()
+
+    def _totals(self) -> Totals:
+        assert self._engine is not None
+        return told.totals(self._engine, self._engine.programs.capacity)
+
+    def _unreachable(self) -> dict[PodKey, str]:
+        return self._engine.unreachable if self._engine else {}
+
+    def _connections(self, pod: str | None) -> list[Connection]:
+        engine = self._engine
+        assert engine is not None
+        assert self._programs is not None
+        programs = self._programs
+        seen: dict[str, list[AccelSeen]] = {}
+        for namespace in list(engine.visits.there.values()):
+            if (key := namespace.pod) is not None:
+                found = engine.visits.inside(namespace, lambda: programs.scan(everything=True))
+                seen[f"{key.namespace}/{key.name}"] = found or []
+        return told.connections(engine, pod, seen)
