@@ -128,6 +128,7 @@ class Acceleration(Protocol):
     def path_of(self, src: bytes, sport: int, dst: bytes, dport: int) -> Carried | None:
         """What a connection carried that is or was accelerated; None for others.
 
-        ``src`` is this end. From memory: it does not block. It answers for some minutes after the connection's end, for its last record.
+        ``src`` is this end. From memory: it does not block. It answers for some minutes after the
+        connection's end, for its last record.
         """
         ...

@@ -22,6 +22,7 @@ from netaccel.datapath.attach import Attacher
 from netaccel.datapath.instance import Instance
 from netaccel.errors import LabError, NetaccelError
 from netaccel.lab import cgroups, lifecycle, topology
+from netaccel.lab.acceltour import AccelTour
 from netaccel.lab.figures import lines
 from netaccel.lab.handle import Lab, wait_for
 from netaccel.lab.plan import CLIENT4, CLIENT6, paths
@@ -78,6 +79,7 @@ class Tour:
         yield "What the kernel's maps hold", f"{run} node-1 -- netaccel service list", self.service_list
         yield "Counters", f"{run} {_IDLE_NODE} -- curl http://127.0.0.1:9962/metrics", self.metrics
         yield from PolicyTour(self.lab, self.folder, _CLUSTER_IPS).steps(run)
+        yield from AccelTour(self.lab, self.folder).steps(run)
 
     # ---------------------------------------------------------------- steps
 

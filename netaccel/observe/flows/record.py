@@ -121,9 +121,9 @@ class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     ifindex. ``service``: ``namespace/name`` that the client named, where a program translated or refused.
     ``rule`` gave the verdict, ``shadow_rule`` the verdict with policies in monitor mode in force. ``length``:
     bytes of the packet. ``identity``: the peer's. ``traffic``: since the flow's last record with traffic;
-    ``total``: since it began, ``age`` seconds before its last packet. ``redirected`` and ``total_redirected``:
-    the same of what went from socket to socket beside it. ``location``: where in the kernel a packet was
-    dropped.
+    ``total``: since it began, ``age`` seconds before its last packet. ``redirected``,
+    ``total_redirected``: the same of what went from socket to socket beside it. ``location``: where in the
+    kernel a packet was dropped.
     """
 
     node: str
