@@ -30,6 +30,10 @@ _SPELLING = {
     "pod_devices": "PATTERN,…|off",
     "node_port_addresses": "CIDR,…",
     "xdp": "auto|off",
+    "policy": "on|off",
+    "strict": "true|false",
+    "peer": "auto|off",
+    "accelerate": "auto|enabled|disabled",
     "node_name": "NAME",
 }
 _ALIASES = {"uplinks": "--uplink", "map_sizes": "--map-size", "timeouts": "--timeout"}
