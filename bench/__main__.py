@@ -24,6 +24,8 @@ PARTS = {
     "nodeport": "packets and requests a second through a NodePort, against nftables",
     "flows": "events of flows: what reading them costs, none unaccounted for",
     "edges": "recorded edges: what recording and previewing costs",
+    "accel": "same-node acceleration: tiers 0 and 1 beside plain veth, unix socket, loopback",
+    "accelprograms": "the same, programs that people run: redis, nginx, TLS, PostgreSQL, gRPC",
     "explain": "answers of explain in batch, by model and by kernel",
     "apiserver": "the agent against a real API server: start, one change, memory, idle CPU",
     "watchers": "50 agents' watches on one API server",

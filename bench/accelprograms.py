@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that people run, between two pods of a node, with acceleration and without, taking turns.
+
+Two labs: one plain, one with both tiers. Each program's server runs in both; its load goes to one and the
+other. What the load says of wrong answers is an error. A run begins with new connections, so what it takes
+the agent to see them as worth it is in the figures.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from contextlib import ExitStack
+
+import msgspec
+
+from bench.accelground import CLIENT, SERVER, SETTINGS, address_of, laboratory
+from bench.programs import PROGRAMS, Ground, Outcome, Program
+from bench.results import Result
+from netaccel.accelerate.view import Status
+from netaccel.lab.handle import Lab
+
+SECONDS, ROUNDS = 4.0, 3
+WAYS = ("plain", "socket")
+
+
+def run() -> list[Result]:
+    """A row a program, and the errors of all."""
+    if missing := sorted({package for program in PROGRAMS.values() for package in program.missing()}):
+        raise SystemExit(f"bench accelprograms needs {', '.join(missing)}: scripts/setup bench")
+    found, errors = [], []
+    with ExitStack() as stack:
+        labs = {way: stack.enter_context(laboratory(way, SETTINGS[way])) for way in WAYS}
+        for program in PROGRAMS.values():
+            before = promoted(labs["socket"])
+            outcomes = measure(program, labs)
+            count = promoted(labs["socket"]) - before
+            found.append(row(program, outcomes, count))
+            errors += [
+                f"{program.name}, {way}: {error}"
+                for way, runs in outcomes.items()
+                for outcome in runs
+                for error in outcome.errors
+            ]
+    note = "; ".join(errors[:3])
+    return [*found, Result("wrong answers and errors, all programs", len(errors), "", budget=0, note=note)]
+
+
+def measure(program: Program, labs: dict[str, Lab]) -> dict[str, list[Outcome]]:
+    """Every way's runs."""
+    found: dict[str, list[Outcome]] = {way: [] for way in labs}
+    with ExitStack() as stack:
+        grounds = {
+            way: stack.enter_context(program.serve(Ground(lab, SERVER, CLIENT, address_of(lab))))
+            for way, lab in labs.items()
+        }
+        for _ in range(ROUNDS):
+            for way in random.sample(WAYS, len(WAYS)):
+                found[way].append(program.load(grounds[way], SECONDS))
+    return found
+
+
+def row(program: Program, outcomes: dict[str, list[Outcome]], count: int) -> Result:
+    """Medians."""
+    on, off = (statistics.median(outcome.rate for outcome in outcomes[way]) for way in ("socket", "plain"))
+    return Result(
+        f"{program.name}, {program.what}", on, "answers/s", off, "plain", note=f"{count} accelerated"
+    )
+
+
+def promoted(lab: Lab) -> int:
+    """Connections that the lab's agent has accelerated so far."""
+    return msgspec.convert(lab.api("node-1", "/api/v1/accel/status"), Status).totals.promotions

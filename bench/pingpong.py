@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program that asks and answers (bench/load/pingpong.c): compiled, run, read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+SOURCE = Path(__file__).parent / "load" / "pingpong.c"
+OUT = Path("build/bench/pingpong")
+PATIENCE = 60.0
+
+
+class Window(NamedTuple):
+    """What was counted while one size was asked for. CPU times in nanoseconds; ``machine``: all CPUs busy."""
+
+    size: int
+    connections: int
+    seconds: float
+    transactions: int
+    bytes: int
+    errors: int
+    client: int
+    server: int
+    machine: int
+
+    @property
+    def rate(self) -> float:
+        """Transactions a second."""
+        return self.transactions / self.seconds
+
+    @property
+    def machine_cpu(self) -> float:
+        """Microseconds of the machine's CPUs a transaction."""
+        return self.machine / 1000 / max(self.transactions, 1)
+
+    @property
+    def own_cpu(self) -> float:
+        """Microseconds of client's and server's CPU a transaction."""
+        return (self.client + self.server) / 1000 / max(self.transactions, 1)
+
+
+def program() -> str:
+    """The compiled program."""
+    if not OUT.exists() or OUT.stat().st_mtime < SOURCE.stat().st_mtime:
+        OUT.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["clang", "-O2", "-Wall", "-Wextra", "-Werror", SOURCE, "-o", OUT], check=True)
+    return str(OUT.resolve())
+
+
+@contextmanager
+def serving(
+    place: Callable[[Sequence[str]], list[str]], endpoint: str, *, once: bool = False
+) -> Iterator[int]:
+    """A server somewhere: its process id. RuntimeError in the end where it read a wrong byte."""
+    command = [program(), "serve", endpoint, *(["once"] if once else [])]
+    process = subprocess.Popen(place(command), stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout
+        if process.stdout.readline() != "listening\n":
+            raise RuntimeError(f"pingpong does not listen at {endpoint}")
+        yield process.pid
+    finally:
+        process.terminate()
+        said, _ = process.communicate(timeout=PATIENCE)
+    if process.returncode:
+        raise RuntimeError(f"pingpong at {endpoint}: {said.strip()}")
+
+
+class Load(NamedTuple):
+    """What a client does: ``mode`` is ask, send or connect; seconds to warm up first, and seconds a size."""
+
+    mode: str
+    connections: int
+    sizes: tuple[int, ...]
+    warm: float
+    seconds: float
+
+
+def drive(
+    place: Callable[[Sequence[str]], list[str]], endpoint: str, server: int, load: Load
+) -> list[Window]:
+    """Run a client somewhere to its end; a window a size. RuntimeError where a byte was wrong."""
+    numbers = (load.connections, load.warm, load.seconds, server, *load.sizes)
+    command = [program(), load.mode, endpoint, *map(str, numbers)]
+    done = subprocess.run(place(command), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
+    return [Window(**json.loads(line)) for line in done.stdout.splitlines()]
