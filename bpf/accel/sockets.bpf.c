@@ -3,8 +3,8 @@
  * TCP between two sockets of one node, past TCP. Sockets are enrolled late and in pairs, by iterators over
  * the sockets of the network namespace in which they are read; until then a connection pays nothing. What an
  * enrolled socket sends goes into the other one's queue where that changes nothing for the two programs, else
- * by TCP as ever: accel_msg says when. Needs kernel 6.6 for what it calls; whether the kernel does what we
- * rely on is tried at the agent's start (netaccel/datapath/accel/selftest.py).
+ * by TCP as ever: accel_msg says when. Loads from kernel 6.12 on; whether the kernel does what we rely on is
+ * tried at the agent's start (netaccel/datapath/accel/selftest.py).
  */
 #include <linux/bpf.h>
 #include <linux/in.h>
