@@ -12,6 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,7 +26,8 @@ from netaccel.accelerate.view import Carried, Check, Connection, Status, Tier, T
 from netaccel.accelerate.visits import Visits
 from netaccel.agent.facts import unaccelerated
 from netaccel.agent.standing import Standing
-from netaccel.datapath.accel.programs import why_pod_may_splice
+from netaccel.datapath.accel.programs import why_pod_may_call
+from netaccel.datapath.accel.selftest import verdict
 from netaccel.datapath.accel.sockets import AccelSockets
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import Pod, PodKey
@@ -90,10 +92,14 @@ class Acceleration:
     async def _test(self) -> None:
         if not self._checks:
             self._checks = tuple(await asyncio.to_thread(self._self_test))
-            failed = [check for check in self._checks if not check.ok]
-            self._refusal = ", ".join(f"{check.name}: {check.detail}" for check in failed)
-            for check in failed:
-                log.warning("acceleration is off: this kernel fails %s: %s", check.name, check.detail)
+            found = verdict(self._checks)
+            self._refusal = found.reason
+            if found.reason:
+                log.warning("acceleration is off: %s", found.reason)
+            for call in sorted(found.broken):
+                log.info(
+                    "this kernel gets %s wrong on accelerated sockets: who may do it stays with TCP", call
+                )
 
     def _open(self) -> None:
         """On the engine's thread. DatapathError."""
@@ -106,7 +112,7 @@ class Acceleration:
             Clearance(maps, constants),
             Thresholds(rate=settings.accelerate_rate),
             Ledger(_BOOT.read_text().strip()),
-            may_splice=why_pod_may_splice,
+            may_splice=partial(why_pod_may_call, calls=verdict(self._checks).broken),
             interval=settings.accelerate_interval,
         )
         if adopted := engine.adopt():
@@ -146,7 +152,7 @@ class Acceleration:
             wishes=asks,
             of_node=frozenset(agent.plane.view.local),
             policy=settings.policy == "on",
-            draining=not asks.any_enabled or any(not check.ok for check in self._checks),
+            draining=not asks.any_enabled or bool(self._checks and not verdict(self._checks).on),
         )
 
     def _backed(self, pods: Sequence[Pod]) -> list[ServiceKey]:
@@ -182,8 +188,7 @@ class Acceleration:
         """See netaccel.accelerate.view."""
         agent, engine = self._agent, self._engine
         without = unaccelerated(agent.settings)
-        failed = any(not check.ok for check in self._checks)
-        on = engine is not None and not failed and self._facts.wishes.any_enabled
+        on = engine is not None and verdict(self._checks).on and self._facts.wishes.any_enabled
         reason = self._refusal or ("" if on else without.socket.reason)
         return Status(
             node=agent.settings.node_name,

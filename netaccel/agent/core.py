@@ -27,6 +27,7 @@ from netaccel.agent.takeover import TakeOver
 from netaccel.apiserver.api import Api
 from netaccel.config import Settings
 from netaccel.datapath import libbpf, rtnetlink
+from netaccel.datapath.accel import selftest
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.plane import Plane
 from netaccel.datapath.pods import Placement
@@ -97,7 +98,7 @@ class Agent:
             self.standing.policies = policies
             self.standing.warnings.append(policies.warnings)
             self._policy_expiry = PolicyExpiry(settings.timeouts, plane.loaded.abi.constants, plane.hz)
-        self._acceleration = Acceleration(self.standing, instance.maps, list)
+        self._acceleration = Acceleration(self.standing, instance.maps, selftest.run)
         self.standing.acceleration = self._acceleration
         self.standing.warnings.append(self._acceleration.warnings)
         self._reaper: SocketReaper | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which processes may splice, asked of real ones that are compiled here."""
+"""Which processes may do calls that go wrong when accelerated, asked of real ones that are compiled here."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from netaccel.datapath.accel import programs
-from netaccel.datapath.accel.programs import why_may_splice, why_pod_may_splice
+from netaccel.datapath.accel import elf, programs
+from netaccel.datapath.accel.elf import Image
+from netaccel.datapath.accel.programs import Call, why_may_call, why_may_splice, why_pod_may_call
 
 WAIT = 'char b[1];\nint main(void) { write(1, "r", 1); return read(0, b, 1) < 0; }\n'
 PLAIN = "#include <unistd.h>\n" + WAIT
@@ -168,7 +169,7 @@ def test_a_static_program_cannot_be_known(build: Build, start: Start, flag: str)
 
 def test_go_splices_by_itself(build: Build, start: Start) -> None:
     assert why_may_splice(start(build(GO_NOTE + PLAIN, "gopher")).pid) == (
-        "gopher is written in Go, which splices by itself"
+        "gopher is written in Go, which calls the kernel by itself"
     )
 
 
@@ -229,20 +230,71 @@ def test_python_can() -> None:
     assert "python" in why_may_splice(os.getpid())
 
 
-@pytest.mark.parametrize("program", ["nginx", "redis-server", "curl", "postgres", "cat"])
+ASKS = """
+#include <sys/ioctl.h>
+#include <unistd.h>
+static int count(int end) { int n = 0; return ioctl(end, FIONREAD, &n) ? -1 : n; }
+char b[1];
+int main(void) { write(1, "r", 1); return read(0, b, 1) < 0 || count(0) > 0; }
+"""
+
+
+def test_who_asks_how_much_is_there_is_seen(build: Build, start: Start) -> None:
+    asks, tty = start(build(ASKS, "asks")), start(build(ASKS.replace("FIONREAD", "TIOCGWINSZ"), "tty"))
+    assert why_may_call(asks.pid, {Call.FIONREAD}) == "asks asks FIONREAD"
+    assert why_may_call(asks.pid, {Call.SPLICE}) == ""
+    assert why_may_call(tty.pid, set(Call)) == ""
+
+
+def test_who_asks_in_a_library_is_seen(build: Build, start: Start) -> None:
+    library = build(ASKS.replace("int main", "int part"), "libasks.so", "-shared", "-fPIC")
+    process = start(build(LOADER, "loader", "-ldl"), library)
+    process.poke()
+    assert why_may_call(process.pid, {Call.FIONREAD}) == "libasks.so asks FIONREAD"
+    event = start(
+        build(LOADER, "loader", "-ldl"), shutil.copy(library, library.with_name("libevent-2.1.so.7"))
+    )
+    event.poke()
+    assert why_may_call(event.pid, {Call.FIONREAD}) == ""
+
+
+@pytest.mark.parametrize("part", [16, 4096])
+def test_code_is_read_in_parts(build: Build, monkeypatch: pytest.MonkeyPatch, part: int) -> None:
+    monkeypatch.setattr(elf, "_PART", part)
+    for text, expected in ((ASKS, True), (ASKS.replace("FIONREAD", "TIOCGWINSZ"), False)):
+        image = programs._look(str(build(text, "asks")))
+        assert image is not None
+        assert image.counts is expected
+
+
+def test_nobody_is_asked_where_nothing_is_broken() -> None:
+    assert why_pod_may_call([os.getpid()], frozenset()) == ""
+
+
+@pytest.mark.parametrize("program", ["nginx", "wrk", "cat"])
+def test_who_counts_on_this_machine(program: str) -> None:
+    path = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin")
+    if path is not None:
+        image = programs._look(path)
+        assert image is not None
+        assert image.counts
+
+
+@pytest.mark.parametrize("program", ["redis-server", "curl", "postgres", "true"])
 def test_what_the_machine_has(program: str) -> None:
     path = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/usr/lib/postgresql/15/bin")
     if path is not None:  # each of them reads sockets by recv or read
         image = programs._look(path)
         assert image is not None
-        assert (image.imports, image.go, image.interpreted) == (False, False, True)
+        assert image == Image(splices=False, counts=False, go=False, interpreted=True)
 
 
 def test_a_pod_may_where_one_of_its_processes_may(build: Build, start: Start) -> None:
     plain, proxy = start(build(PLAIN, "plain")), start(build(SPLICER, "proxy"))
-    assert why_pod_may_splice([plain.pid, proxy.pid]) == "proxy imports splice"
-    assert why_pod_may_splice([plain.pid]) == ""
-    assert why_pod_may_splice([]) == ""
+    assert why_pod_may_call([plain.pid, proxy.pid], {Call.SPLICE}) == "proxy imports splice"
+    assert why_pod_may_call([plain.pid, proxy.pid], {Call.FIONREAD}) == ""
+    assert why_pod_may_call([plain.pid], set(Call)) == ""
+    assert why_pod_may_call([], set(Call)) == ""
 
 
 @pytest.mark.parametrize("cut", [5, 20, 63, 100, 2000])
