@@ -146,7 +146,7 @@ def _connection(one: Connection) -> tuple[object, ...]:
         f"{carried.sent_bytes}/{carried.received_bytes}",
         _by_tcp(carried),
         one.queued,
-        one.reason or "\n".join(_each(one.passes)) or "-",
+        one.reason or (f"by TCP: {_listed(one.passes)}" if one.passes else "-"),
     )
 
 

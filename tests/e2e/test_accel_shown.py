@@ -164,7 +164,7 @@ def _refused(world: World, port: int) -> dict[str, Any] | None:
 
 
 def test_status_has_the_self_test_and_a_line_in_the_nodes_own(world: World) -> None:
-    shown = ask(world, "accel", "status")
+    shown = world.lab.run("node-1", sys.executable, "-m", "netaccel", "accel", "status").stdout
     assert "tier 1, socket: in force" in shown
     checks = {check["name"]: check["ok"] for check in status(world)["checks"]}
     assert checks["order"]

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
 from accelground import FAST, STATUS, Fake, agent
 from click.testing import CliRunner, Result
 
+from netaccel.accelerate import clearance, engine, evidence, pairing
 from netaccel.accelerate.view import Status, Tier
 from netaccel.cli import netaccel
+
+DOCS = Path(__file__).parents[2] / "docs/acceleration.md"
 
 
 def run(*arguments: str) -> Result:
@@ -84,6 +88,8 @@ def test_show_has_each_connection_with_its_path_and_reason(at: str) -> None:
         "320/320",
         "peer",
         "0",
+        "by",
+        "TCP:",
         "unread",
         "8",
     ] in rows
@@ -113,6 +119,25 @@ def test_what_is_no_pod_of_this_node_is_one_line(at: str, pod: str, said: str) -
     assert result.exit_code == 1
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+REASONS = (clearance, engine, evidence, pairing)
+
+
+def reasons() -> set[str]:
+    """Why a connection isn't accelerated, as the engine says it: what its modules name in capitals."""
+    found = {
+        value
+        for module in REASONS
+        for name, value in vars(module).items()
+        if name.isupper() and isinstance(value, str) and not name.startswith("_")
+    }
+    return found | set(engine._HINDRANCES.values())
+
+
+def test_the_documentation_has_a_row_for_every_reason_and_pass() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    assert not {said for said in (*reasons(), *engine.PASSES) if f"`{said}`" not in text}
 
 
 def test_without_an_agent_one_line_says_so() -> None:
