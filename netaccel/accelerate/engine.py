@@ -24,7 +24,7 @@ from netaccel.accelerate.visits import Namespace, Visits
 from netaccel.accelerate.wishes import Wish
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import PodKey
-from netaccel.records import AccelEnd, AccelSeen
+from netaccel.records import AccelEnd, AccelSeen, AccelWanted
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ SHARE = 0.01  # of a core, that rounds may take
 WALK = 5.0  # seconds between looks at which processes there are
 DRAINING = 0.1  # seconds between rounds while a pair leaves that may leave soon
 SOON = 5.0  # seconds in which it should have left
+AT_ONCE = 500  # sockets enrolled in one pass; accel_wanted has room for them
 
 DISABLED = "disabled by its owner"
 SHAPED = "its pod's bandwidth is bounded"
@@ -307,27 +308,33 @@ class Engine:
         enrolled = self.slots.enrolled | self._orphans.keys()
         why = dict(found.alone)
         revision = self._clearance.revision()
+        taken: list[Slot] = []
         for one in found.pairs:
             if enrolled.isdisjoint((one.first, one.second)):
-                reason = self._consider(one, look, revision)
-                why.update(dict.fromkeys((one.first, one.second), reason) if reason else {})
+                parties = self._parties(one, look)
+                if reason := self._consider(parties, one.inside, look, revision):
+                    why.update(dict.fromkeys((one.first, one.second), reason))
+                else:
+                    taken.append(
+                        self.slots.take(parties, self._clock(), inside=one.inside, revision=revision)
+                    )
+        for slot in self._enrol(taken):
+            why.update(dict.fromkeys(slot.cookies, REFUSED))
         self.account.refused = Counter(found.alone.values())
         self.account.refused.update(why[p.first] for p in found.pairs if why.get(p.first))
         self._why = why
 
-    def _consider(self, one: Pair, look: Look, revision: int) -> str:
-        """Enrol a pair, or say why not."""
-        ends = (look.seen[one.first], look.seen[one.second])
-        parties = (self._party(ends[0], one.inside), self._party(ends[1], one.inside))
-        reason = (
+    def _consider(self, parties: tuple[Party, Party], inside: bool, look: Look, revision: int) -> str:
+        """Why a pair is not to be enrolled; "" where it is."""
+        ends = (look.seen[parties[0].cookie], look.seen[parties[1].cookie])
+        return (
             next((why for end in ends if (why := self._hindrance(end))), "")
             or self._no_evidence(ends, look.at)
-            or (AWAY if self._absences.away((one.first, one.second), look.at) else "")
+            or (AWAY if self._absences.away((ends[0].cookie, ends[1].cookie), look.at) else "")
             or self._unwanted(parties)
-            or self._refused_by_policy(parties, one.inside, revision)
+            or self._refused_by_policy(parties, inside, revision)
             or ("" if self.slots.has_room() else FULL)
         )
-        return reason or self._enrol(parties, one.inside, revision)
 
     def _hindrance(self, end: AccelSeen, *, enrolled: bool = False) -> str:
         """What of a socket keeps it from being accelerated. Readers that block are met by the programs."""
@@ -342,33 +349,49 @@ class Engine:
         samples = (before[0][1], before[1][1])
         return joins(samples, (_sample(ends[0]), _sample(ends[1])), now - before[0][0], self._limits)
 
+    def _parties(self, one: Pair, look: Look) -> tuple[Party, Party]:
+        first, second = look.seen[one.first], look.seen[one.second]
+        return self._party(first, one.inside), self._party(second, one.inside)
+
     def _party(self, end: AccelSeen, inside: bool) -> Party:
         pod = next((one.pod for one in self.visits.there.values() if one.cookie == end.netns), None)
         known = self.facts.pods.get(pod) if pod else None
         device = known.device if known and not inside else 0
         return Party(end.cookie, end.netns, pod, end.src, end.sport, device)
 
-    def _enrol(self, parties: tuple[Party, Party], inside: bool, revision: int) -> str:
-        """Why not; "" where both joined. Each step may be the last one: see :mod:`.slots`."""
-        slot = self.slots.take(parties, self._clock(), inside=inside, revision=revision)
-        joined = True
-        for side, party in enumerate(parties):
-            home = next((one for one in self.visits.there.values() if one.cookie == party.netns), None)
-            wanted = self.slots.wanted(slot, side)
-            result = self.visits.inside(home, lambda w=wanted: self.programs.enrol(w)) if home else None  # type: ignore[misc]
-            found = (result or {}).get(party.cookie)
-            if found is None or found.error:
-                joined = False
-                break
-        if not joined:
-            self.slots.stop(slot, REFUSED, self._clock())
-            self._absences.left(_ends(slot), self._clock())
-            return REFUSED
-        self.slots.go_live(slot)
-        self._name(slot)
-        slot.watch = Watch(self._clock(), self._counted(slot), self._limits)
-        self.account.promotions += 1
-        return ""
+    def _enrol(self, taken: list[Slot]) -> list[Slot]:
+        """Enrol pairs; those that the kernel refused. Each step may be the last one: see :mod:`.slots`.
+
+        Namespace by namespace: the kernel walks the whole machine's connections each time.
+        """
+        joined = self._enrol_in_namespaces(taken)
+        refused = []
+        for slot in taken:
+            if joined.issuperset(slot.cookies):
+                self.slots.go_live(slot)
+                self._name(slot)
+                slot.watch = Watch(self._clock(), self._counted(slot), self._limits)
+                self.account.promotions += 1
+            else:
+                self.slots.stop(slot, REFUSED, self._clock())
+                self._absences.left(_ends(slot), self._clock())
+                refused.append(slot)
+        return refused
+
+    def _enrol_in_namespaces(self, taken: list[Slot]) -> set[int]:
+        """Cookies of the sockets that are enrolled."""
+        wanted: dict[int, dict[int, AccelWanted]] = {}
+        for slot in taken:
+            for side, party in enumerate(slot.parties):
+                wanted.setdefault(party.netns, {}).update(self.slots.wanted(slot, side))
+        joined: set[int] = set()
+        for home in [one for one in self.visits.there.values() if one.cookie in wanted]:
+            sockets = list(wanted[home.cookie].items())
+            for first in range(0, len(sockets), AT_ONCE):
+                part = dict(sockets[first : first + AT_ONCE])
+                results = self.visits.inside(home, lambda part=part: self.programs.enrol(part)) or {}  # type: ignore[misc]
+                joined.update(cookie for cookie, result in results.items() if not result.error)
+        return joined
 
     # ----------------------------------------------------------------- counting
 
