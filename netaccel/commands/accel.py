@@ -17,7 +17,7 @@ from netaccel.explain.ends import EndKind, parse_end
 
 _T = TypeVar("_T")
 _RECEIPTS = ("SERVICE", "CLIENT", "SERVER", "CONNECTIONS", "MESSAGES", "BYTES", "BY TCP", "PASSES")
-_CONNECTIONS = ("PORT", "REMOTE", "PATH", "BY SOCKET", "BY TCP", "QUEUED", "WHY")
+_CONNECTIONS = ("PORT", "REMOTE", "PATH", "BY SOCKET", "BY TCP", "WHY")
 
 
 @click.group()
@@ -86,6 +86,9 @@ def _print_status(found: Status) -> None:
     click.secho(f"node {found.node}", bold=True)
     click.echo(f"  tier 0, peer: {_tier(found.peer)}")
     click.echo(f"  tier 1, socket: {_tier(found.socket)}")
+    failed = [check.name for check in found.checks if not check.ok]
+    if found.socket.on and failed:
+        click.echo(f"  left with TCP: programs that may do what this kernel gets wrong: {', '.join(failed)}")
     totals = found.totals
     if found.socket.on or totals.live or totals.leaving:
         click.echo(f"  pairs: {totals.live} live of {totals.capacity}, {totals.leaving} leaving")
@@ -145,7 +148,6 @@ def _connection(one: Connection) -> tuple[object, ...]:
         carried.path,
         f"{carried.sent_bytes}/{carried.received_bytes}",
         _by_tcp(carried),
-        one.queued,
         one.reason or (f"by TCP: {_listed(one.passes)}" if one.passes else "-"),
     )
 

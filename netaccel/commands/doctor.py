@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from netaccel.commands.output import (
 )
 from netaccel.commands.status import ask
 from netaccel.config import parse_host_port
+from netaccel.datapath.accel import selftest
 from netaccel.datapath.probe import Feature, probe
 from netaccel.errors import DatapathError
 
@@ -45,12 +47,26 @@ def doctor(cgroup: Path | None, bpffs: str, http: str, output: str) -> None:
     Where an agent runs, its hooks are listed too. Exit status 0: nothing is missing; 3: something is done
     without; 1: netaccel can't run here.
     """
-    found = [*probe(Path(bpffs), cgroup), *_hooks(http)]
+    found = [*probe(Path(bpffs), cgroup), *_acceleration(), *_hooks(http)]
     emit(output, [feature._asdict() for feature in found], lambda: _print(found))
     if any(feature.required and not feature.ok for feature in found):
         raise click.exceptions.Exit(1)
     if not all(feature.ok for feature in found):
         raise click.exceptions.Exit(DEGRADED)
+
+
+def _acceleration() -> Iterator[Feature]:
+    """The self-test that the agent goes by; of its checks those that fail are listed."""
+    if os.geteuid() != 0:
+        return
+    checks = selftest.run()
+    found = selftest.verdict(checks)
+    detail = f"{sum(check.ok for check in checks)} of {len(checks)} checks hold"
+    yield Feature("socket to socket", found.on, detail, "TCP between pods of a node goes packet by packet")
+    for check in checks:
+        if not check.ok:
+            instead = "programs that may do this stay with TCP" if found.on else "no acceleration"
+            yield Feature(f"socket to socket: {check.name}", False, check.detail, instead)
 
 
 def _hooks(http: str) -> Iterator[Feature]:

@@ -156,11 +156,11 @@ def _policy(policy: dict[str, Any] | None) -> str:
 def _acceleration(told: dict[str, Any]) -> str:
     """The tiers in force; of those that are not, why."""
     tiers = (
-        f"{name} on" if told[name]["on"] else f"{name} off ({told[name]['reason']})"
+        f"{name} on" if told[name]["on"] else f"{name} off: {told[name]['reason'] or 'not in force'}"
         for name in ("peer", "socket")
     )
     live = told["live"]
-    return f"{', '.join(tiers)}, {live} connection{'' if live == 1 else 's'} from socket to socket"
+    return f"{'; '.join(tiers)}; {live} connection{'' if live == 1 else 's'} from socket to socket"
 
 
 def _pods(pods: dict[str, Any]) -> Iterator[str]:
