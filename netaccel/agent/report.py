@@ -175,11 +175,12 @@ class Answers:
         """What is told where nothing of it runs."""
         return unaccelerated(self._agent.settings)
 
-    def pods(self) -> frozenset[str]:
-        """``namespace/name`` of this node's, those on its own network too."""
+    def pods(self) -> dict[str, str]:
+        """This node's, by ``namespace/name``; why one's connections can't be told, "" where they can."""
         agent = self._agent
         here = agent.reconciler.world.pods(agent.settings.node_name)
-        return frozenset(f"{pod.key.namespace}/{pod.key.name}" for pod in here)
+        why = "it is on the node's own network, which is left alone"
+        return {f"{pod.key.namespace}/{pod.key.name}": why if pod.host_network else "" for pod in here}
 
     def _facts(self) -> AgentFacts:
         reconciler = self._agent.reconciler

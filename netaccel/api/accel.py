@@ -8,13 +8,13 @@ netaccel/accelerate/view.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from netaccel.accelerate.view import Acceleration, Status
+from netaccel.accelerate.view import Acceleration, Connection, Status
 from netaccel.errors import DatapathError
 
 _POD = "pod"
@@ -27,10 +27,10 @@ class AccelRoutes:
         self,
         found: Callable[[], Acceleration | None],
         without: Callable[[], Status],
-        pods: Callable[[], Collection[str]],
+        pods: Callable[[], Mapping[str, str]],
     ) -> None:
-        """``without``: what is told where nothing is accelerated. ``pods``: the node's, as
-        ``namespace/name``.
+        """``without``: what is told where nothing is accelerated. ``pods``: the node's, by
+        ``namespace/name``; why one has no connections to tell of, "" where it has.
         """
         self._found = found
         self._without = without
@@ -58,7 +58,10 @@ class AccelRoutes:
         found = self._found()
         if found is None:
             return _refusal(f"connections are not looked at: {self._without().socket.reason}", 404)
-        return await self._read(lambda: found.connections(pod))
+        try:
+            return await self._read(lambda: _connections(found, pod))
+        except LookupError as error:
+            return _refusal(str(error), 503)
 
     def _no_pod(self, pod: str) -> tuple[str, int] | None:
         """Why there is nothing to say of it, and the status."""
@@ -67,7 +70,7 @@ class AccelRoutes:
             return f"{_POD} {pod!r}: give NAMESPACE/NAME", 400
         pods = self._pods()
         if pod in pods:
-            return None
+            return (f"pod {pod} can't be shown: {pods[pod]}", 404) if pods[pod] else None
         some = ", ".join(sorted(pods)[:5]) + (", …" if len(pods) > 5 else "")
         return f"no pod {pod} runs on this node; its pods: {some or 'none'}", 404
 
@@ -77,6 +80,16 @@ class AccelRoutes:
                 return _answer(await asyncio.to_thread(ask))
             except DatapathError as error:
                 return _refusal(str(error), 500)
+
+
+def _connections(found: Acceleration, pod: str | None) -> Sequence[Connection]:
+    """LookupError where a pod has none because it can't be looked into."""
+    connections = found.connections(pod)
+    if pod is not None and not connections:
+        for line in found.status().unreachable:
+            if line.startswith(f"{pod}: "):
+                raise LookupError(f"pod {line}")
+    return connections
 
 
 def _answer(found: object) -> web.Response:

@@ -24,7 +24,13 @@ from netaccel.api.accel import AccelRoutes
 from netaccel.api.server import Answers, application, serving
 from netaccel.errors import DatapathError
 
-PODS = ("shop/web-0", "shop/db-0", "shop/idle-0")
+PODS = {
+    "shop/web-0": "",
+    "shop/db-0": "",
+    "shop/idle-0": "",
+    "shop/far-0": "",
+    "shop/host-0": "it is elsewhere",
+}
 ON, OFF = Tier(True), Tier(False, "the setting accelerate is disabled", asked=False)
 STATUS = Status(
     node="node-1",

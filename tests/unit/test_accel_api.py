@@ -48,6 +48,8 @@ def test_connections_of_one_pod_or_of_all() -> None:
         ("/connections?pod=a/b/c", 400, "give NAMESPACE/NAME"),
         ("/connections?colour=red", 400, "colour: no such parameter; known is pod"),
         ("/connections?pod=shop/gone-0", 404, "no pod shop/gone-0 runs on this node; its pods: shop/db-0,"),
+        ("/connections?pod=shop/host-0", 404, "pod shop/host-0 can't be shown: it is elsewhere"),
+        ("/connections?pod=shop/far-0", 503, "pod shop/far-0: no process of it is seen"),
     ],
 )
 def test_questions_that_are_refused(path: str, status: int, said: str) -> None:
