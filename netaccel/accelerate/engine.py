@@ -12,12 +12,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from netaccel.accelerate.clearance import DENIED, Clearance
+from netaccel.accelerate.clearance import DENIED
 from netaccel.accelerate.evidence import AWAY, PASSING, Absences, Counted, Sample, Thresholds, Watch, joins
 from netaccel.accelerate.facts import Facts
 from netaccel.accelerate.life import Drain, Phase
 from netaccel.accelerate.pairing import Pair, pair
+from netaccel.accelerate.paths import Moved, Paths
 from netaccel.accelerate.receipts import Ends, Ledger, Sum, both
 from netaccel.accelerate.slots import Party, Programs, Slot, Slots
 from netaccel.accelerate.visits import Namespace, Visits
@@ -43,6 +45,8 @@ LEFT_POD = "its pod is gone"
 REFUSED = "refused by the kernel"
 DETACHED = "detached"
 
+SOCKET, TC = "socket", "tc"
+"""Paths of connections."""
 PASSES = ("stopped", "policy", "call", "reader", "peer", "unread", "full")
 """Why messages go by TCP, as struct accel_end counts them."""
 _HINDRANCES = {
@@ -77,6 +81,22 @@ class Account:
     out: Counter[str] = field(default_factory=Counter)
 
 
+class Clearance(Protocol):
+    """What is used here of netaccel.accelerate.clearance.Clearance; it says what each does."""
+
+    def revision(self) -> int:
+        """Of policy."""
+        ...
+
+    def refuses(self, parties: tuple[Party, Party], revision: int) -> str:
+        """Why."""
+        ...
+
+    def client(self, parties: tuple[Party, Party]) -> int | None:
+        """Which end."""
+        ...
+
+
 class Engine:
     """Of one node. Make it, :meth:`adopt`, then :meth:`round` for ever."""
 
@@ -107,12 +127,16 @@ class Engine:
         self._why: dict[int, str] = {}
         self._walked = self._scanned = -1e9
         self._splices: dict[int, str] = {}
-        self._orphans: dict[int, Drain] = {}
+        self.orphans: dict[int, Drain] = {}
+        """Enrolled sockets that are no pair's, by cookie."""
+        self.paths = Paths()
+        self.queued = 0
+        """Bytes that wait at receivers, at the last look."""
 
     def adopt(self) -> int:
         """Take over what an earlier agent left; how many pairs go on. DatapathError."""
         found = self.slots.adopt(self._clock())
-        self._orphans = {cookie: Drain() for cookie in self.slots.orphans}
+        self.orphans = {cookie: Drain() for cookie in self.slots.orphans}
         return found
 
     def round(self, facts: Facts) -> None:
@@ -123,7 +147,7 @@ class Engine:
         self._recognise(look)
         self._drain(look)
         self._watch(look)
-        self._count()
+        self._count(look)
         if not facts.draining:
             self._arm()
             self._promote(look)
@@ -133,7 +157,7 @@ class Engine:
 
     def drained(self) -> bool:
         """Whether nothing is enrolled any more."""
-        return not self.slots.used and not self._orphans
+        return not self.slots.used and not self.orphans
 
     def why(self, cookie: int) -> str:
         """Why a socket that the last looks saw is not accelerated; "" where nothing was said of it."""
@@ -162,7 +186,7 @@ class Engine:
         homes = {party.netns for slot in self.slots.used.values() for party in slot.parties}
         seconds = now - self._scanned
         for namespace in list(self.visits.there.values()):
-            wanted = namespace.cookie in homes or strangers or bool(self._orphans)
+            wanted = namespace.cookie in homes or strangers or bool(self.orphans)
             if namespace.pod is not None and not facts.draining:
                 wanted = self.visits.busy(namespace, self._limits.rate * min(seconds, 3600.0)) or wanted
             if wanted and (found := self._enter(namespace)) is not None:
@@ -218,11 +242,11 @@ class Engine:
             elif look.at - slot.since > SOON and not slot.deferred:
                 slot.deferred = True
                 self.account.deferred += 1
-        for cookie, drain in list(self._orphans.items()):
+        for cookie, drain in list(self.orphans.items()):
             sight = self.slots.sight(cookie, look.seen, look.members)
             if drain.look(sight, sight):
                 self.programs.remove([cookie])
-                del self._orphans[cookie]
+                del self.orphans[cookie]
 
     def _watch(self, look: Look) -> None:
         """Let those leave that do not pay, or may not stay."""
@@ -305,7 +329,7 @@ class Engine:
 
     def _promote(self, look: Look) -> None:
         found = pair(look.seen.values(), self.visits.places(self.facts.pods), self.facts.of_node)
-        enrolled = self.slots.enrolled | self._orphans.keys()
+        enrolled = self.slots.enrolled | self.orphans.keys()
         why = dict(found.alone)
         revision = self._clearance.revision()
         taken: list[Slot] = []
@@ -404,18 +428,23 @@ class Engine:
         counted = [Counted(end.sent_messages, sum(passes(end).values())) for end in found]
         return counted[0], counted[1]
 
-    def _count(self) -> None:
+    def _count(self, look: Look) -> None:
+        enrolled = self.slots.enrolled
+        self.queued = sum(one.queued for cookie, one in look.seen.items() if cookie in enrolled)
         for slot in self.slots.used.values():
             self._settle(slot)
+        self.paths.forget(look.at)
         self.ledger.keep([slot.key for slot in self.slots.used.values()])
 
     def _settle(self, slot: Slot) -> None:
-        """Take into the receipts what a pair carried."""
+        """Take into receipts and paths what a pair carried."""
+        first, second = self.end_of(slot, 0), self.end_of(slot, 1)
+        if not slot.inside:
+            self._note(slot, first, second)
         if not all(party.pod for party in slot.parties):
             return
         client, server = slot.parties[slot.client].pod, slot.parties[1 - slot.client].pod
         ends = Ends(slot.service, _text(client), _text(server))
-        first, second = self.end_of(slot, 0), self.end_of(slot, 1)
         total = Sum(
             first.sent_messages + second.sent_messages,
             first.sent_bytes + second.sent_bytes,
@@ -423,6 +452,20 @@ class Engine:
             both(passes(first), passes(second)),
         )
         self.ledger.count(slot.number, slot.generation, ends, total)
+
+    def _note(self, slot: Slot, first: AccelEnd, second: AccelEnd) -> None:
+        own, other = slot.parties
+        moved = Moved(
+            first.sent_messages,
+            first.sent_bytes,
+            second.sent_messages,
+            second.sent_bytes,
+            first.passed_bytes,
+            second.passed_bytes,
+        )
+        quad = (own.address, own.port, other.address, other.port)
+        path = SOCKET if slot.phase is Phase.LIVE else TC
+        self.paths.note(quad, frozenset(slot.cookies), slot.key, moved, path, self._clock())
 
 
 def passes(end: AccelEnd) -> dict[str, int]:

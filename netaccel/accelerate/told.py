@@ -6,14 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from netaccel.accelerate.engine import Engine, passes
+from netaccel.accelerate.engine import SOCKET, TC, Engine, passes
 from netaccel.accelerate.life import Phase
 from netaccel.accelerate.slots import Slot
 from netaccel.accelerate.view import Carried, Connection, Totals
 from netaccel.model.address import text
 from netaccel.records import AccelEnd, AccelSeen
-
-_SOCKET, _TC = "socket", "tc"
 
 
 class Row(NamedTuple):
@@ -37,7 +35,7 @@ def totals(engine: Engine, capacity: int) -> Totals:
         promotions=account.promotions,
         evictions=account.out.total(),
         deferred=account.deferred,
-        queued_bytes=0,
+        queued_bytes=engine.queued,
         refused=dict(account.refused),
         out=dict(account.out),
     )
@@ -55,7 +53,7 @@ def rows(engine: Engine) -> dict[int, Row]:
 
 def carried(row: Row) -> Carried:
     """What one end sent and got since its pair joined."""
-    path = _SOCKET if row.slot.phase is Phase.LIVE else _TC
+    path = SOCKET if row.slot.phase is Phase.LIVE else TC
     return Carried(
         path,
         row.own.sent_messages,
@@ -105,7 +103,7 @@ def _connection(
             seen.received_bytes,
         )
     else:
-        done = Carried(_TC, tcp_sent_bytes=seen.sent_bytes, tcp_received_bytes=seen.received_bytes)
+        done = Carried(TC, tcp_sent_bytes=seen.sent_bytes, tcp_received_bytes=seen.received_bytes)
         peer = tuples.get((seen.dst, seen.dport, seen.src, seen.sport), "")
         service, passed = "", {}
         reason = engine.why(seen.cookie) or ("not busy enough" if peer else "no other end on this node")

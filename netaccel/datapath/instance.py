@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from netaccel.datapath.mounts import check_bpffs
@@ -98,14 +99,19 @@ class Instance:
         fresh.symlink_to(text)
         fresh.replace(note)
 
-    def remove(self) -> None:
-        """Remove whatever is left in the folder, and the folder. Pins of links detach their programs."""
+    def remove(self, keep: Collection[str] = ()) -> None:
+        """Remove whatever is left in the folder, and the folder. Pins of links detach their programs.
+
+        ``keep``: names of maps that stay, and the folders above them.
+        """
         for folder, folders, files in os.walk(self.folder, topdown=False):
             for name in files:
-                (Path(folder) / name).unlink(missing_ok=True)
+                if name not in keep:
+                    (Path(folder) / name).unlink(missing_ok=True)
             for name in folders:
-                (Path(folder) / name).rmdir()
-        if self.folder.is_dir():
+                if not (keep and Path(folder) / name == self.maps):
+                    (Path(folder) / name).rmdir()
+        if self.folder.is_dir() and not keep:
             self.folder.rmdir()
 
 

@@ -58,6 +58,91 @@ def test_a_busy_connection_goes_past_tcp_and_receipts_add_up(node: Node, pods: t
     assert node.stop(agent, signal.SIGTERM) == 0
 
 
+def enrolled(node: Node, pods: tuple[Pod, Pod], agent: Any = None) -> Load:
+    """A load whose connection goes past TCP."""
+    load = Load(pods[0], pods[1].address)
+    node.until(lambda: live(node) == 1, agent)
+    return load
+
+
+def path(node: Node) -> str:
+    return str(connections(node, "a")[0]["carried"]["path"])
+
+
+def test_it_goes_on_without_the_agent_and_the_next_one_takes_it_over(
+    node: Node, pods: tuple[Pod, Pod]
+) -> None:
+    agent = node.serve(**FAST)
+    load = enrolled(node, pods, agent)
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        node.stop(agent, number)
+        node.until(load.grows)
+        agent = node.serve(**FAST)
+        node.until(lambda: live(node) == 1, agent)
+        assert accel(node)["totals"].get("promotions", 0) == 0, "it is the same pair"
+        node.until(load.grows)
+        assert path(node) == "socket"
+    node.until(lambda: receipt(node).get("client") == "shop/a")
+    load.end()
+
+
+def test_what_policy_denies_by_now_is_not_carried_past_it(node: Node, pods: tuple[Pod, Pod]) -> None:
+    agent = node.serve(**FAST)
+    load = enrolled(node, pods, agent)
+    node.put("other.yaml", policy("other", {"app": "nobody"}))
+    node.until(load.grows)
+    node.until(lambda: path(node) == "socket" and load.grows())
+    node.put("deny.yaml", policy("deny", {"app": "b"}))
+    node.until(lambda: load.told.get("stuck"))
+    node.until(lambda: live(node) == 0)
+    assert accel(node)["totals"]["out"] == {"denied by policy": 1}
+    (node.manifests / "deny.yaml").unlink()
+    node.until(load.grows)
+    node.until(lambda: live(node) == 1)
+    load.end()
+
+
+def policy(name: str, labels: dict[str, str]) -> dict[str, Any]:
+    """Nothing comes to these pods."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": "shop"},
+        "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Ingress"], "ingress": []},
+    }
+
+
+def test_an_owner_takes_it_back(node: Node, pods: tuple[Pod, Pod]) -> None:
+    agent = node.serve(**FAST)
+    load = enrolled(node, pods, agent)
+    node.put("pods.yaml", namespace(), pods[0].manifest(), pods[1].manifest(accelerate="disabled"))
+    node.until(lambda: path(node) == "tc")
+    node.until(load.grows)
+    assert accel(node)["totals"]["out"] == {"disabled by its owner": 1}
+    node.put("pods.yaml", namespace(), pods[0].manifest(), pods[1].manifest(accelerate="off"))
+    node.until(lambda: live(node) == 1)
+    assert any("Pod shop/b" in line and "enabled or disabled" in line for line in warnings(node))
+    load.end()
+
+
+def warnings(node: Node) -> list[str]:
+    found = node.status()
+    assert found is not None
+    return list(found["warnings"])
+
+
+def test_detach_takes_it_back_without_losing_a_byte(node: Node, pods: tuple[Pod, Pod]) -> None:
+    agent = node.serve(**FAST)
+    load = enrolled(node, pods, agent)
+    node.stop(agent)
+    done = node.netaccel("detach")
+    assert done.returncode == 0, done.stderr
+    assert "acceleration of 1 connections" in done.stdout
+    assert not node.pins.exists()
+    node.until(load.grows)
+    load.end()
+
+
 def shown_tcp(node: Node) -> int:
     """Bytes that the client's connection carried by TCP, both ways."""
     carried = connections(node, "a")[0]["carried"]
