@@ -8,12 +8,14 @@ a round costs is measured, and :attr:`Engine.pause` stretched so that rounds tak
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from netaccel.accelerate import obstacles
 from netaccel.accelerate.clearance import DENIED
 from netaccel.accelerate.evidence import AWAY, PASSING, Absences, Counted, Sample, Thresholds, Watch, joins
 from netaccel.accelerate.facts import Facts
@@ -23,7 +25,6 @@ from netaccel.accelerate.paths import Moved, Paths
 from netaccel.accelerate.receipts import Ends, Ledger, Sum, both
 from netaccel.accelerate.slots import Party, Programs, Slot, Slots
 from netaccel.accelerate.visits import Namespace, Visits
-from netaccel.accelerate.wishes import Wish
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import PodKey
 from netaccel.records import AccelEnd, AccelSeen, AccelWanted
@@ -31,17 +32,14 @@ from netaccel.records import AccelEnd, AccelSeen, AccelWanted
 log = logging.getLogger(__name__)
 
 SHARE = 0.01  # of a core, that rounds may take
+SAVE = 10.0  # seconds between savings of receipts
 WALK = 5.0  # seconds between looks at which processes there are
 DRAINING = 0.1  # seconds between rounds while a pair leaves that may leave soon
 SOON = 5.0  # seconds in which it should have left
 AT_ONCE = 500  # sockets enrolled in one pass; accel_wanted has room for them
 
-DISABLED = "disabled by its owner"
-SHAPED = "its pod's bandwidth is bounded"
-SPLICES = "a program of its pod may splice"
 FULL = "table full"
 CLOSED = "closed"
-LEFT_POD = "its pod is gone"
 REFUSED = "refused by the kernel"
 DETACHED = "detached"
 
@@ -49,15 +47,6 @@ SOCKET, TC = "socket", "tc"
 """Paths of connections."""
 PASSES = ("stopped", "policy", "call", "reader", "peer", "unread", "full")
 """Why messages go by TCP, as struct accel_end counts them."""
-_HINDRANCES = {
-    "ACCEL_CLOSING": "closing",
-    "ACCEL_ULP": "kTLS, MPTCP or their like",
-    "ACCEL_FOREIGN": "in another tool's sockmap",
-    "ACCEL_LOWAT": "SO_RCVLOWAT is set",
-    "ACCEL_FILTER": "it has a socket filter",
-    "ACCEL_ZEROCOPY": "SO_ZEROCOPY is set",
-}
-BLOCKING = "a blocking socket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +98,13 @@ class Engine:
         ledger: Ledger,
         *,
         may_splice: Callable[[Iterable[int]], str],
+        save: Callable[[], None] = lambda: None,
         interval: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``may_splice``: why one of these processes may splice from sockets; "" where none does."""
+        """``may_splice``: why one of these processes may splice from sockets; "" where none does.
+        ``save``: keep the ledger for a successor.
+        """
         self.slots = Slots(programs)
         self.account = Account()
         self.ledger = ledger
@@ -120,13 +112,15 @@ class Engine:
         self.facts = Facts()
         self.unreachable: dict[PodKey, str] = {}
         self.programs, self.visits = programs, visits
-        self._clearance, self._limits, self._may_splice = clearance, limits, may_splice
+        self._clearance, self._limits = clearance, limits
+        self._suspects = obstacles.Suspects(may_splice)
+        self._save, self._saved = save, 0.0
         self._interval, self._clock = interval, clock
         self._absences = Absences(limits)
         self._samples: dict[int, tuple[float, Sample]] = {}
         self._why: dict[int, str] = {}
-        self._walked = self._scanned = -1e9
-        self._splices: dict[int, str] = {}
+        self._walk_at = 0.0
+        self._scanned = -math.inf
         self.orphans: dict[int, Drain] = {}
         """Enrolled sockets that are no pair's, by cookie."""
         self.paths = Paths()
@@ -153,6 +147,7 @@ class Engine:
             self._promote(look)
         self._samples = {cookie: (look.at, _sample(one)) for cookie, one in look.seen.items()}
         self._absences.keep(set(look.seen))
+        self._suspects.keep({one.cookie for one in self.visits.there.values()})
         self._stretch(time.thread_time() - spent)
 
     def drained(self) -> bool:
@@ -173,10 +168,10 @@ class Engine:
 
     def _look(self, facts: Facts) -> Look:
         now = self._clock()
-        if now - self._walked >= WALK:
+        if now >= self._walk_at:
+            spent = time.thread_time()
             self.visits.walk()
-            self._walked = now
-            self._splices.clear()
+            self._walk_at = now + max(WALK, (time.thread_time() - spent) / SHARE)
         self.visits.meet(facts.pods)
         self.unreachable = self.visits.unreachable(facts.pods)
         members = frozenset(self.programs.members())
@@ -188,7 +183,7 @@ class Engine:
         for namespace in list(self.visits.there.values()):
             wanted = namespace.cookie in homes or strangers or bool(self.orphans)
             if namespace.pod is not None and not facts.draining:
-                wanted = self.visits.busy(namespace, self._limits.rate * min(seconds, 3600.0)) or wanted
+                wanted = self.visits.busy(namespace, self._limits.rate * min(seconds, 1.0)) or wanted
             if wanted and (found := self._enter(namespace)) is not None:
                 visited.add(namespace.cookie)
                 seen.update((one.cookie, one) for one in found)
@@ -232,16 +227,23 @@ class Engine:
     # ------------------------------------------------------------------ leaving
 
     def _drain(self, look: Look) -> None:
+        drained: list[Slot] = []
         for slot in list(self.slots.used.values()):
             if slot.phase is not Phase.STOPPED:
                 continue
             first, second = self.slots.sights(slot, look.seen, look.members)
             if slot.drain.look(first, second):
-                self._settle(slot)
-                self.slots.free(slot)
+                drained.append(slot)
             elif look.at - slot.since > SOON and not slot.deferred:
                 slot.deferred = True
                 self.account.deferred += 1
+        for slot in drained:
+            self._settle(slot)
+        if drained or look.at - self._saved >= SAVE:  # what a slot counted is gone when it is free
+            self._save()
+            self._saved = look.at
+        for slot in drained:
+            self.slots.free(slot)
         for cookie, drain in list(self.orphans.items()):
             sight = self.slots.sight(cookie, look.seen, look.members)
             if drain.look(sight, sight):
@@ -265,42 +267,33 @@ class Engine:
             return CLOSED
         if not all(party.netns for party in slot.parties):
             return ""  # taken over, and not found yet
-        if reason := self._unwanted(slot.parties):
+        if reason := self._opposed(slot.parties) or self._suspected(slot.parties, look.at):
             return reason
-        if any((found := look.seen.get(c)) and self._hindrance(found, enrolled=True) for c in slot.cookies):
-            return CLOSED
+        seen = [found for cookie in slot.cookies if (found := look.seen.get(cookie))]
+        for one in seen:
+            if reason := obstacles.of_socket(one.flags, self.programs.constants, enrolled=True):
+                return reason
         counted = self._counted(slot)
         if slot.watch is None:
             slot.watch = Watch(look.at, counted, self._limits)
             return ""
         return slot.watch.leaves(look.at, counted)
 
-    def _unwanted(self, parties: tuple[Party, Party]) -> str:
-        """Why owners or their programs keep it from being accelerated; "" where nothing does."""
-        facts = self.facts
-        asked: list[Wish] = []
+    def _opposed(self, parties: tuple[Party, Party]) -> str:
+        """What owners have against it; "" for nothing."""
         for party in parties:
-            pod = facts.pods.get(party.pod) if party.pod else None
-            if pod is None:
-                return LEFT_POD
-            if pod.shaped:
-                return SHAPED
-            asked.append(facts.wishes.of(pod.key, party.address, party.port))
-        if Wish.DISABLED in asked:
-            return DISABLED
-        for party, wish in zip(parties, asked, strict=True):
-            if wish is not Wish.ENABLED and self._splicing(party.netns):
-                return SPLICES
+            if reason := obstacles.of_owner(self.facts, party.pod, party.address, party.port):
+                return reason
         return ""
 
-    def _splicing(self, netns: int) -> str:
-        """Looked up once a walk."""
-        if netns not in self._splices:
-            processes = [
-                p for one in self.visits.there.values() if one.cookie == netns for p in one.processes
-            ]
-            self._splices[netns] = self._may_splice(processes)
-        return self._splices[netns]
+    def _suspected(self, parties: tuple[Party, Party], now: float) -> str:
+        """Whether programs of either pod may do what goes wrong past TCP."""
+        for party in parties:
+            if not obstacles.vouched(self.facts, party):
+                home = self._home(party.netns)
+                if self._suspects.why(party.netns, home.processes if home else (), now):
+                    return obstacles.SPLICES
+        return ""
 
     def _stop(self, slot: Slot, reason: str) -> None:
         self.slots.stop(slot, reason, self._clock())
@@ -328,7 +321,10 @@ class Engine:
         return self._clearance.refuses(parties, revision)
 
     def _promote(self, look: Look) -> None:
-        found = pair(look.seen.values(), self.visits.places(self.facts.pods), self.facts.of_node)
+        pods = self.facts.pods
+        unreached = {address for key in self.unreachable for address in pods[key].addresses}
+        places = self.visits.places(pods)
+        found = pair(look.seen.values(), places, self.facts.of_node, unreached)
         enrolled = self.slots.enrolled | self.orphans.keys()
         why = dict(found.alone)
         revision = self._clearance.revision()
@@ -352,21 +348,18 @@ class Engine:
         """Why a pair is not to be enrolled; "" where it is."""
         ends = (look.seen[parties[0].cookie], look.seen[parties[1].cookie])
         return (
-            next((why for end in ends if (why := self._hindrance(end))), "")
+            self._opposed(parties)
+            or next((why for end in ends if (why := self.obstacle(end))), "")
             or self._no_evidence(ends, look.at)
             or (AWAY if self._absences.away((ends[0].cookie, ends[1].cookie), look.at) else "")
-            or self._unwanted(parties)
+            or self._suspected(parties, look.at)
             or self._refused_by_policy(parties, inside, revision)
             or ("" if self.slots.has_room() else FULL)
         )
 
-    def _hindrance(self, end: AccelSeen, *, enrolled: bool = False) -> str:
-        """What of a socket keeps it from being accelerated. Readers that block are met by the programs."""
-        constants = self.programs.constants
-        for name, text in _HINDRANCES.items():
-            if end.flags & constants[name]:
-                return text
-        return "" if enrolled or end.flags & constants["ACCEL_NONBLOCK"] else BLOCKING
+    def obstacle(self, end: AccelSeen) -> str:
+        """What of a socket keeps it with TCP; "" for nothing."""
+        return obstacles.of_socket(end.flags, self.programs.constants)
 
     def _no_evidence(self, ends: tuple[AccelSeen, AccelSeen], now: float) -> str:
         before = [self._samples.get(end.cookie, (now, _sample(end))) for end in ends]
@@ -378,7 +371,8 @@ class Engine:
         return self._party(first, one.inside), self._party(second, one.inside)
 
     def _party(self, end: AccelSeen, inside: bool) -> Party:
-        pod = next((one.pod for one in self.visits.there.values() if one.cookie == end.netns), None)
+        home = self._home(end.netns)
+        pod = home.pod if home else None
         known = self.facts.pods.get(pod) if pod else None
         device = known.device if known and not inside else 0
         return Party(end.cookie, end.netns, pod, end.src, end.sport, device)
@@ -412,10 +406,20 @@ class Engine:
         for home in [one for one in self.visits.there.values() if one.cookie in wanted]:
             sockets = list(wanted[home.cookie].items())
             for first in range(0, len(sockets), AT_ONCE):
-                part = dict(sockets[first : first + AT_ONCE])
-                results = self.visits.inside(home, lambda part=part: self.programs.enrol(part)) or {}  # type: ignore[misc]
-                joined.update(cookie for cookie, result in results.items() if not result.error)
+                joined |= self._join(home, dict(sockets[first : first + AT_ONCE]))
         return joined
+
+    def _join(self, home: Namespace, wanted: dict[int, AccelWanted]) -> set[int]:
+        """Enrol sockets of one namespace; cookies of those that are."""
+        try:
+            found = self.visits.inside(home, lambda: self.programs.enrol(wanted)) or {}
+        except DatapathError as error:
+            log.debug("namespace %d: nothing is enrolled: %s", home.inode, error)
+            return set()
+        return {cookie for cookie, result in found.items() if not result.error}
+
+    def _home(self, netns: int) -> Namespace | None:
+        return next((one for one in self.visits.there.values() if one.cookie == netns), None)
 
     # ----------------------------------------------------------------- counting
 

@@ -82,10 +82,16 @@ UNREACHED = "the other end's pod can't be looked into"
 _Tuple = tuple[int, bytes, int, bytes, int]
 
 
-def pair(sockets: Iterable[Socket], places: Mapping[int, Place], of_node: Collection[bytes] = ()) -> Pairing:
+def pair(
+    sockets: Iterable[Socket],
+    places: Mapping[int, Place],
+    of_node: Collection[bytes] = (),
+    unreached: Collection[bytes] = (),
+) -> Pairing:
     """Find the ends of connections. ``places``: by the namespace's cookie; sockets of others are left out.
 
-    ``of_node``: the node's own addresses. A pod that stands at two namespaces is nowhere.
+    ``of_node``: the node's own addresses; ``unreached``: those of pods that no namespace is known of. A pod
+    that stands at two namespaces is nowhere.
     """
     homes = _homes(places)
     known = [one for one in sockets if one.netns in places]
@@ -96,7 +102,9 @@ def pair(sockets: Iterable[Socket], places: Mapping[int, Place], of_node: Collec
     pairs: dict[Pair, None] = {}
     alone: dict[int, str] = {}
     for one in known:
-        found = _other(one, at, places, homes, of_node)
+        found = _other(one, at, places, homes)
+        if found == ELSEWHERE:
+            found = HOST if one.dst in of_node else UNREACHED if one.dst in unreached else ELSEWHERE
         if isinstance(found, str):
             alone[one.cookie] = found
         else:
@@ -119,7 +127,6 @@ def _other(
     at: Mapping[_Tuple, Socket | None],
     places: Mapping[int, Place],
     homes: Mapping[bytes, int | None],
-    of_node: Collection[bytes],
 ) -> Socket | str:
     if at[one.netns, one.src, one.sport, one.dst, one.dport] is None:
         return TWICE
@@ -130,7 +137,7 @@ def _other(
     if key not in at:
         home = homes.get(one.dst)
         if one.dst not in homes:
-            return HOST if one.dst in of_node else ELSEWHERE
+            return ELSEWHERE
         if home is None:
             return TWICE
         if one.src not in places[one.netns].addresses or homes.get(one.src) != one.netns:

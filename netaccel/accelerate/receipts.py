@@ -15,6 +15,8 @@ import msgspec
 
 from netaccel.accelerate.view import Receipt
 
+RECEIPTS = "receipts"
+"""The note beside the pins that names the file where an agent keeps them."""
 ROWS = 1024
 """Receipts that have a row of their own; what comes later shares one."""
 OTHERS = "(others)"

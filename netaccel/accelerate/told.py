@@ -7,10 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from netaccel.accelerate.engine import SOCKET, TC, Engine, passes
+from netaccel.accelerate.evidence import SLOW
 from netaccel.accelerate.life import Phase
+from netaccel.accelerate.obstacles import of_owner
+from netaccel.accelerate.pairing import ELSEWHERE
 from netaccel.accelerate.slots import Slot
 from netaccel.accelerate.view import Carried, Connection, Totals
 from netaccel.model.address import text
+from netaccel.model.endpoint import PodKey
 from netaccel.records import AccelEnd, AccelSeen
 
 
@@ -23,15 +27,15 @@ class Row(NamedTuple):
     other: AccelEnd
 
 
-def totals(engine: Engine, capacity: int) -> Totals:
-    """Counts, and pairs now. DatapathError."""
+def totals(engine: Engine) -> Totals:
+    """Counts, and pairs now; from memory, for any thread."""
     used = list(engine.slots.used.values())
     live = sum(slot.phase is Phase.LIVE for slot in used)
     account = engine.account
     return Totals(
         live=live,
         leaving=len(used) - live,
-        capacity=capacity,
+        capacity=engine.programs.capacity,
         promotions=account.promotions,
         evictions=account.out.total(),
         deferred=account.deferred,
@@ -106,7 +110,7 @@ def _connection(
         done = Carried(TC, tcp_sent_bytes=seen.sent_bytes, tcp_received_bytes=seen.received_bytes)
         peer = tuples.get((seen.dst, seen.dport, seen.src, seen.sport), "")
         service, passed = "", {}
-        reason = engine.why(seen.cookie) or ("not busy enough" if peer else "no other end on this node")
+        reason = engine.why(seen.cookie) or (_why(engine, pod, peer, seen) if peer else ELSEWHERE)
     return Connection(
         pod=pod,
         local=text(seen.src),
@@ -119,4 +123,15 @@ def _connection(
         reason=reason,
         passes=passed,
         queued=seen.queued,
+    )
+
+
+def _why(engine: Engine, pod: str, peer: str, seen: AccelSeen) -> str:
+    """Why a connection that is not busy stays with TCP: what would keep it there were it busy, first."""
+    own, other = PodKey(*pod.split("/", 1)), PodKey(*peer.split("/", 1))
+    return (
+        of_owner(engine.facts, own, seen.src, seen.sport)
+        or of_owner(engine.facts, other, seen.dst, seen.dport)
+        or engine.obstacle(seen)
+        or SLOW
     )

@@ -10,6 +10,7 @@ have enrolled sockets, are entered. The node's own namespace never is. For a thr
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -24,6 +25,8 @@ from netaccel.datapath.netlink import inside_namespace, netns_cookie
 from netaccel.datapath.rtnetlink import Device
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import PodKey
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _PROC = Path("/proc")
@@ -86,9 +89,10 @@ class Visits:
             if not namespace.cookie and not namespace.problem:
                 self._get_to_know(namespace)
         claims: dict[PodKey, list[Namespace]] = {}
+        owners = {address: pod for pod in pods.values() for address in pod.addresses}
         for namespace in self.there.values():
             namespace.pod = None
-            if (pod := _whose(namespace, pods.values())) is not None:
+            if (pod := _whose(namespace, owners)) is not None:
                 claims.setdefault(pod, []).append(namespace)
         for key, claimants in claims.items():
             if len(claimants) == 1:
@@ -136,7 +140,9 @@ class Visits:
                 try:
                     with inside_namespace(f"/proc/self/fd/{descriptor}"):
                         return action()
-                except PermissionError:
+                except OSError as error:
+                    if not isinstance(error, PermissionError):
+                        log.debug("namespace %d can't be entered: %s", namespace.inode, error)
                     namespace.problem = CLOSED
                     return None
             finally:
@@ -165,15 +171,12 @@ class Visits:
                 namespace.cookie = 0
 
 
-def _whose(namespace: Namespace, pods: Iterable[LocalPod]) -> PodKey | None:
+def _whose(namespace: Namespace, owners: Mapping[bytes, LocalPod]) -> PodKey | None:
     """The pod that has an address of it, whose device on the node is the far end of one inside."""
-    if not namespace.cookie:
-        return None
     peers = {device.peer for device in namespace.devices if device.kind == _VETH}
-    for pod in pods:
-        if namespace.addresses.isdisjoint(pod.addresses):
-            continue
-        if not peers or not pod.device or pod.device in peers:
+    for address in namespace.addresses:
+        pod = owners.get(address)
+        if pod is not None and (not peers or not pod.device or pod.device in peers):
             return pod.key
     return None
 

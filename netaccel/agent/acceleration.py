@@ -15,31 +15,40 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 
 from netaccel.accelerate import told, wishes
 from netaccel.accelerate.clearance import Clearance
 from netaccel.accelerate.engine import Engine
 from netaccel.accelerate.evidence import Thresholds
 from netaccel.accelerate.facts import Facts, LocalPod
-from netaccel.accelerate.receipts import Ledger
+from netaccel.accelerate.receipts import RECEIPTS, Ledger
 from netaccel.accelerate.view import Carried, Check, Connection, Status, Tier, Totals
 from netaccel.accelerate.visits import Visits
 from netaccel.agent.facts import unaccelerated
 from netaccel.agent.standing import Standing
+from netaccel.config import Settings
 from netaccel.datapath.accel.programs import why_pod_may_call
 from netaccel.datapath.accel.selftest import verdict
 from netaccel.datapath.accel.sockets import AccelSockets
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import Pod, PodKey
-from netaccel.model.service import Protocol, ServiceKey
+from netaccel.model.event import Delete, Event, Upsert
+from netaccel.model.service import Protocol, Service, ServiceKey
 from netaccel.records import AccelSeen
 
 log = logging.getLogger(__name__)
 
+_WAIT = 1.0  # seconds between looks at what owners want, where nobody wants it
 _AGAIN = 30.0  # seconds after which what failed is tried again
 _OWN_MAP = "accel_map"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _T = TypeVar("_T")
+
+
+def receipts_file(settings: Settings) -> Path:
+    """Where this node's receipts are kept."""
+    return settings.state / RECEIPTS / f"{quote(settings.node_name, safe='')}.json"
 
 
 class Acceleration:
@@ -48,14 +57,18 @@ class Acceleration:
     def __init__(self, standing: Standing, pins: Path, self_test: Callable[[], Sequence[Check]]) -> None:
         """``pins``: folder of the node's maps. ``self_test``: what this kernel does right; blocks."""
         self._agent, self._pins, self._self_test = standing, pins, self_test
+        self.file = receipts_file(standing.settings)
+        """Where receipts are kept for the next agent."""
         self._thread = ThreadPoolExecutor(1, "acceleration")  # its namespace changes: nobody else's thread
         self._programs: AccelSockets | None = None
         self._engine: Engine | None = None
         self._checks: tuple[Check, ...] = ()
         self._refusal = ""
+        self._idle = False
+        """Whether nothing is enrolled, and nothing shall be."""
         self._facts = Facts()
         self._wrong: tuple[wishes.Wrong, ...] = ()
-        self._started = False
+        self._asking: dict[ServiceKey, Service] = {}
 
     # -------------------------------------------------------------------- tasks
 
@@ -77,16 +90,19 @@ class Acceleration:
         """Do what is due; seconds to the next time. DatapathError."""
         self._facts = self._known()
         if self._engine is None:
-            if not self._facts.wishes.any_enabled and not (self._pins / _OWN_MAP).exists():
-                self._started = True
-                return self._agent.settings.accelerate_interval
-            await self._test()
+            if not self._facts.draining:
+                await self._test()
+                self._facts = self._known()
+            if self._facts.draining and (self._idle or not (self._pins / _OWN_MAP).exists()):
+                return _WAIT
             await self._there(self._open)
-            self._started = True
-            self._facts = self._known()
         engine = self._engine
         assert engine is not None
         await self._there(lambda: engine.round(self._facts))
+        self._idle = self._facts.draining and engine.drained()
+        if self._idle:  # nobody wants it any more: what is left of it are empty maps
+            await self._there(self._close)
+            return _WAIT
         return engine.pause
 
     async def _test(self) -> None:
@@ -106,18 +122,41 @@ class Acceleration:
         plane, settings = self._agent.plane, self._agent.settings
         self._programs = programs = AccelSockets.open(self._pins, plane.hz)
         maps, constants = plane.loaded.maps, plane.loaded.abi.constants
+        ledger = Ledger(_BOOT.read_text().strip())
+        self._restore(ledger)
         engine = Engine(
             programs,
             Visits(plane.hooks.cgroup),
             Clearance(maps, constants),
             Thresholds(rate=settings.accelerate_rate),
-            Ledger(_BOOT.read_text().strip()),
+            ledger,
             may_splice=partial(why_pod_may_call, calls=verdict(self._checks).broken),
+            save=self._save,
             interval=settings.accelerate_interval,
         )
         if adopted := engine.adopt():
             log.info("%d accelerated connections of the agent before go on", adopted)
         self._engine = engine
+
+    def _restore(self, ledger: Ledger) -> None:
+        """Go on with the receipts of the agent before."""
+        try:
+            ledger.load(self.file.read_bytes())
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError) as error:
+            log.warning("%s: receipts of acceleration begin anew: %s", self.file, error)
+
+    def _save(self) -> None:
+        """For the next agent. Without it, it counts anew what pairs carried that go on, and no more."""
+        assert self._engine is not None
+        fresh = self.file.with_suffix(".part")
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_bytes(self._engine.ledger.save())
+            fresh.replace(self.file)
+        except OSError as error:
+            log.debug("%s: %s", self.file, error)
 
     async def _there(self, action: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, action)
@@ -125,23 +164,37 @@ class Acceleration:
     async def close(self) -> None:
         """Wait for a round under way; pairs go on without us."""
         await asyncio.to_thread(self._thread.shutdown)
+        self._close()
+
+    def _close(self) -> None:
+        if self._engine:
+            self._save()
         if self._programs:
             self._programs.close()
+        self._engine = self._programs = None
 
     # -------------------------------------------------------------------- facts
+
+    def hear(self, event: Event) -> None:
+        """Learn which Services have the annotation, of all there are."""
+        match event:
+            case Upsert(object=Service() as service) if service.accelerate:
+                self._asking[service.key] = service
+            case Upsert(key=key) | Delete(key=key) if key.kind == "Service":
+                self._asking.pop(ServiceKey(key.namespace, key.name), None)
 
     def _known(self) -> Facts:
         """The cluster, now."""
         agent = self._agent
         world, settings = agent.reconciler.world, agent.settings
         pods = [pod for pod in world.pods(settings.node_name) if pod.addresses and not pod.host_network]
-        namespaces = {one.name: one for one in world.namespaces()}
-        asked = [one for key in world.services() if (one := world.service(key)) and one.accelerate]
+        found = (world.namespace(name) for name in {pod.key.namespace for pod in pods})
+        namespaces = {one.name: one for one in found if one is not None}
         asks = wishes.wishes(
             settings.accelerate,
             pods,
             namespaces,
-            asked,
+            self._asking.values(),
             wishes.endpoints(pods, [(key, self._ports(key)) for key in self._backed(pods)]),
         )
         self._tell(asks.wrong)
@@ -195,7 +248,7 @@ class Acceleration:
             peer=without.peer,
             socket=Tier(on, reason, without.socket.asked),
             checks=self._checks,
-            totals=self._ask(self._totals) if engine else Totals(),
+            totals=told.totals(engine) if engine else Totals(),
             receipts=engine.ledger.receipts() if engine else (),
             unreachable=tuple(
                 f"{key.namespace}/{key.name}: {why}" for key, why in sorted(self._unreachable().items())
@@ -214,10 +267,6 @@ class Acceleration:
     def _ask(self, question: Callable[[], _T]) -> _T:
         """On the engine's thread, between two rounds."""
         return self._thread.submit(question).result()
-
-    def _totals(self) -> Totals:
-        assert self._engine is not None
-        return told.totals(self._engine, self._engine.programs.capacity)
 
     def _unreachable(self) -> dict[PodKey, str]:
         return self._engine.unreachable if self._engine else {}

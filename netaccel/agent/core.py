@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from netaccel.accelerate.receipts import RECEIPTS
 from netaccel.agent.acceleration import Acceleration
 from netaccel.agent.devices import DeviceFollower
 from netaccel.agent.enforcement import Enforcement
@@ -100,6 +101,7 @@ class Agent:
             self._policy_expiry = PolicyExpiry(settings.timeouts, plane.loaded.abi.constants, plane.hz)
         self._acceleration = Acceleration(self.standing, instance.maps, selftest.run)
         self.standing.acceleration = self._acceleration
+        instance.write_note(RECEIPTS, str(self._acceleration.file.absolute()))
         self.standing.warnings.append(self._acceleration.warnings)
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
@@ -265,6 +267,7 @@ class Agent:
         """Learn of names, and of this node's own object, before the reconciler does."""
         if self.standing.flows:
             self.standing.flows.hear(event)
+        self._acceleration.hear(event)
         match event:
             case Upsert(object=Node(name=self._settings.node_name) as node):
                 self._node_object = node

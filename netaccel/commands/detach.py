@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import click
 
+from netaccel.accelerate.receipts import RECEIPTS
 from netaccel.commands.output import bpffs_option, emit, examples, output_option
 from netaccel.commands.pinned import require_root
 from netaccel.datapath import libbpf, ownmounts, ports
@@ -80,7 +82,7 @@ def remove(instance: Instance, *, stop_agent: bool = False) -> Done:
         removed.append(f"reserved ports {ports.format_ports(released)}")
     kept = {pin.name for pin in instance.maps.glob(f"{_ACCEL}*")} if left else set()
     removed += [f"map {pin.name}" for pin in sorted(instance.maps.glob("*")) if pin.name not in kept]
-    removed += _forget_edges(instance)
+    removed += _forget_edges(instance) + _forget_receipts(instance)
     instance.remove(kept)
     instance.unlock()
     return Done(removed, left)
@@ -117,6 +119,23 @@ def _forget_edges(instance: Instance) -> list[str]:
             f"recorded edges {noted}: {error.strerror}: remove them yourself, then try again",
             error.errno or 0,
         ) from error
+
+
+def _forget_receipts(instance: Instance) -> list[str]:
+    """Remove what was counted of its accelerated connections, which is on disk."""
+    noted = instance.note(RECEIPTS)
+    if not noted or not Path(noted).exists():
+        return []
+    try:
+        Path(noted).unlink()
+    except OSError as error:
+        raise DatapathError(
+            f"receipts {noted}: {error.strerror}: remove them yourself, then try again", error.errno or 0
+        ) from error
+    for folder in list(Path(noted).parents)[:2]:
+        with contextlib.suppress(OSError):  # others' files are in it, or it is a mount
+            folder.rmdir()
+    return [f"receipts {noted}"]
 
 
 def _stop(instance: Instance) -> None:
