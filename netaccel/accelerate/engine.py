@@ -21,7 +21,7 @@ from netaccel.accelerate.evidence import AWAY, PASSING, Absences, Counted, Sampl
 from netaccel.accelerate.facts import Facts
 from netaccel.accelerate.life import Drain, Phase
 from netaccel.accelerate.pairing import Pair, pair
-from netaccel.accelerate.paths import Moved, Paths
+from netaccel.accelerate.paths import SOCKET, TC, Moved, Paths
 from netaccel.accelerate.receipts import Ends, Ledger, Sum, both
 from netaccel.accelerate.slots import Party, Programs, Slot, Slots
 from netaccel.accelerate.visits import Namespace, Visits
@@ -43,8 +43,6 @@ CLOSED = "closed"
 REFUSED = "refused by the kernel"
 DETACHED = "detached"
 
-SOCKET, TC = "socket", "tc"
-"""Paths of connections."""
 PASSES = ("stopped", "policy", "call", "reader", "peer", "unread", "full")
 """Why messages go by TCP, as struct accel_end counts them."""
 

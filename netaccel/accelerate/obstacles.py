@@ -17,7 +17,7 @@ SPLICES = "a program of its pod may splice"
 LEFT_POD = "its pod is gone"
 BLOCKING = "a blocking socket"
 
-_FLAGS = {
+OF_FLAGS = {
     "ACCEL_CLOSING": "closing",
     "ACCEL_ULP": "kTLS, MPTCP or their like",
     "ACCEL_FOREIGN": "in another tool's sockmap",
@@ -33,7 +33,7 @@ def of_socket(flags: int, constants: Mapping[str, int], *, enrolled: bool = Fals
 
     Of one that is enrolled the program itself asks whether its reader blocks.
     """
-    for name, text in _FLAGS.items():
+    for name, text in OF_FLAGS.items():
         if flags & constants[name]:
             return text
     return "" if enrolled or flags & constants["ACCEL_NONBLOCK"] else BLOCKING

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from netaccel.accelerate.view import Carried
 
+SOCKET, TC = "socket", "tc"
+"""How a connection goes."""
 KEEP = 600.0  # seconds after a connection's last look
 MOST = 16_384  # connections; beyond, those that ended first are forgotten first
 

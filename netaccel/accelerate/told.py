@@ -6,11 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from netaccel.accelerate.engine import SOCKET, TC, Engine, passes
+from netaccel.accelerate.engine import Engine, passes
 from netaccel.accelerate.evidence import SLOW
 from netaccel.accelerate.life import Phase
 from netaccel.accelerate.obstacles import of_owner
 from netaccel.accelerate.pairing import ELSEWHERE
+from netaccel.accelerate.paths import SOCKET, TC
 from netaccel.accelerate.slots import Slot
 from netaccel.accelerate.view import Carried, Connection, Totals
 from netaccel.model.address import text

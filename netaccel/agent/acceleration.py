@@ -40,6 +40,7 @@ from netaccel.records import AccelSeen
 log = logging.getLogger(__name__)
 
 _WAIT = 1.0  # seconds between looks at what owners want, where nobody wants it
+_TRIES = (2.0, 10.0)  # seconds after which a self-test that failed is made again
 _AGAIN = 30.0  # seconds after which what failed is tried again
 _OWN_MAP = "accel_map"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
@@ -107,7 +108,7 @@ class Acceleration:
 
     async def _test(self) -> None:
         if not self._checks:
-            self._checks = tuple(await asyncio.to_thread(self._self_test))
+            self._checks = await self._tried()
             found = verdict(self._checks)
             self._refusal = found.reason
             if found.reason:
@@ -116,6 +117,18 @@ class Acceleration:
                 log.info(
                     "this kernel gets %s wrong on accelerated sockets: who may do it stays with TCP", call
                 )
+
+    async def _tried(self) -> tuple[Check, ...]:
+        """Of the self-test: a machine that is too busy to be tried in time is tried again."""
+        for pause in _TRIES:
+            checks = tuple(await asyncio.to_thread(self._self_test))
+            if verdict(checks).on:
+                break
+            log.info("acceleration: %s; tried again in %.0f s", verdict(checks).reason, pause)
+            await asyncio.sleep(pause)
+        else:
+            checks = tuple(await asyncio.to_thread(self._self_test))
+        return checks
 
     def _open(self) -> None:
         """On the engine's thread. DatapathError."""

@@ -12,7 +12,7 @@ import pytest
 from accelground import FAST, STATUS, Fake, agent
 from click.testing import CliRunner, Result
 
-from netaccel.accelerate import clearance, engine, evidence, pairing
+from netaccel.accelerate import clearance, engine, evidence, obstacles, pairing
 from netaccel.accelerate.view import Status, Tier
 from netaccel.cli import netaccel
 
@@ -121,7 +121,7 @@ def test_what_is_no_pod_of_this_node_is_one_line(at: str, pod: str, said: str) -
     assert result.stderr.count("\n") == 1
 
 
-REASONS = (clearance, engine, evidence, pairing)
+REASONS = (clearance, engine, evidence, obstacles, pairing)
 
 
 def reasons() -> set[str]:
@@ -132,7 +132,7 @@ def reasons() -> set[str]:
         for name, value in vars(module).items()
         if name.isupper() and isinstance(value, str) and not name.startswith("_")
     }
-    return found | set(engine._HINDRANCES.values())
+    return found | set(obstacles.OF_FLAGS.values())
 
 
 def test_the_documentation_has_a_row_for_every_reason_and_pass() -> None:
