@@ -15,13 +15,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from netaccel.accelerate import obstacles
+from netaccel.accelerate import obstacles, paths
 from netaccel.accelerate.clearance import DENIED
 from netaccel.accelerate.evidence import AWAY, PASSING, Absences, Counted, Sample, Thresholds, Watch, joins
 from netaccel.accelerate.facts import Facts
 from netaccel.accelerate.life import Drain, Phase
 from netaccel.accelerate.pairing import Pair, pair
-from netaccel.accelerate.paths import SOCKET, TC, Moved, Paths
+from netaccel.accelerate.paths import Moved, Paths
 from netaccel.accelerate.receipts import Ends, Ledger, Sum, both
 from netaccel.accelerate.slots import Party, Programs, Slot, Slots
 from netaccel.accelerate.visits import Namespace, Visits
@@ -466,7 +466,7 @@ class Engine:
             second.passed_bytes,
         )
         quad = (own.address, own.port, other.address, other.port)
-        path = SOCKET if slot.phase is Phase.LIVE else TC
+        path = paths.SOCKET if slot.phase is Phase.LIVE else paths.TC
         self.paths.note(quad, frozenset(slot.cookies), slot.key, moved, path, self._clock())
 
 
