@@ -13,20 +13,20 @@ from __future__ import annotations
 import random
 import statistics
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
 from bench import accelmemory, results
-from bench.accelground import INTERVAL, WAYS, Way, carried, ways
+from bench.accelground import WAYS, Watcher, Way, carried, ways
 from bench.pingpong import Load, Window
 from bench.results import Result
 
 SMALL, LARGE, BULK, CONNECT = (1, 64, 1024, 16384), (65536, 262144), (1024, 65536), (64,)
 SETTLE = 0.2
-ENROL = 3 * INTERVAL
-"""Seconds after which the agent has seen a connection twice, and enrolled it."""
+ENROL = 6.0  # seconds that the agent has for seeing a connection twice, and accelerating it
 LABS = ("plain", "peer", "socket")
 
 
@@ -70,7 +70,7 @@ Measure = Callable[[Window], float]
 def run() -> list[Result]:
     """Every row."""
     with ways() as (there, labs):
-        found = gather(there)
+        found = gather(there, Watcher(labs["socket"]))
         shares = carried(labs["socket"])
     table(found)
     return [*summary(found), *shares, *accelmemory.run(), *rows(found)]
@@ -81,8 +81,10 @@ def show(title: str, found: list[Result]) -> None:
     results.show(title, [row for row in found if row.unit != "transactions/s"])
 
 
-def gather(there: dict[str, Way], parts: Iterable[Part] = PARTS, share: float = 1.0) -> Found:
-    """Measure in rounds; ``share``: of the rounds."""
+def gather(
+    there: dict[str, Way], watcher: Watcher, parts: Iterable[Part] = PARTS, share: float = 1.0
+) -> Found:
+    """Measure in rounds; ``share``: of the rounds. Request/response by tier 1 begins when it is accelerated."""
     turns = [
         (part, count, sizes)
         for part in parts
@@ -94,9 +96,10 @@ def gather(there: dict[str, Way], parts: Iterable[Part] = PARTS, share: float = 
     found: Found = {}
     for part, count, sizes in turns:
         for name in random.sample(part.ways, len(part.ways)):
-            warm = ENROL if name == "socket" and part.mode != "connect" else 0.0
-            load = Load(part.mode, count, sizes, SETTLE + warm, part.seconds)
-            for window in there[name].drive(load):
+            awaited = name == "socket" and part.mode == "ask"
+            load = Load(part.mode, count, sizes, 2 * ENROL if awaited else SETTLE, part.seconds)
+            warmed = partial(watcher.wait, count, ENROL) if awaited else None
+            for window in there[name].drive(load, warmed):
                 cell = Cell(part.title, window.size, count)
                 found.setdefault(cell, {}).setdefault(name, []).append(window)
     order = {part.title: number for number, part in enumerate(parts)}

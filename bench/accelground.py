@@ -7,11 +7,13 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +23,9 @@ import yaml
 from bench import pingpong
 from bench.results import Result
 from netaccel.accelerate.view import Status
+from netaccel.datapath import netlink
 from netaccel.lab import lifecycle
+from netaccel.lab.agents import API
 from netaccel.lab.handle import Lab
 from netaccel.lab.state import State
 
@@ -45,11 +49,11 @@ class Way(NamedTuple):
     once_endpoint: str
     once_server: int
 
-    def drive(self, load: pingpong.Load) -> list[pingpong.Window]:
-        """Run a client."""
+    def drive(self, load: pingpong.Load, warmed: Callable[[], None] | None = None) -> list[pingpong.Window]:
+        """Run a client; its warm-up ends when ``warmed`` returns."""
         once = load.mode == "connect"
         where = (self.once_endpoint, self.once_server) if once else (self.endpoint, self.server)
-        return pingpong.drive(self.client, *where, load)
+        return pingpong.drive(self.client, *where, load, warmed)
 
 
 @contextmanager
@@ -92,9 +96,39 @@ def ways() -> Iterator[tuple[dict[str, Way], dict[str, Lab]]]:
         yield found, labs
 
 
+class Watcher:
+    """Waits for the agent of a lab to accelerate connections."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._before = 0
+
+    def wait(self, connections: int, longest: float) -> None:
+        """Until so many more than at the last call are accelerated, or for so many seconds."""
+        deadline = time.monotonic() + longest
+        while (now := promoted(self._lab)) < self._before + connections and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self._before = now
+
+
+def promoted(lab: Lab) -> int:
+    """Connections that the agent has accelerated so far."""
+    return status_of(lab).totals.promotions
+
+
+def status_of(lab: Lab) -> Status:
+    """What the agent tells of acceleration. It is asked from here: a curl would cost the load CPU."""
+    with netlink.inside_namespace(lab.plan.nodes[0].namespace):
+        connection = http.client.HTTPConnection(*API, timeout=10)
+        connection.connect()
+    with closing(connection):
+        connection.request("GET", "/api/v1/accel/status")
+        return msgspec.json.decode(connection.getresponse().read(), type=Status)
+
+
 def carried(lab: Lab) -> list[Result]:
     """What the agent of a lab says that it accelerated."""
-    status = msgspec.convert(lab.api("node-1", "/api/v1/accel/status"), Status)
+    status = status_of(lab)
     messages = sum(receipt.messages for receipt in status.receipts)
     passed = sum(sum(receipt.passes.values()) for receipt in status.receipts)
     reasons = Counter[str]()

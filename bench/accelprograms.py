@@ -12,12 +12,9 @@ import random
 import statistics
 from contextlib import ExitStack
 
-import msgspec
-
-from bench.accelground import CLIENT, SERVER, SETTINGS, address_of, laboratory
+from bench.accelground import CLIENT, SERVER, SETTINGS, address_of, laboratory, promoted
 from bench.programs import PROGRAMS, Ground, Outcome, Program
 from bench.results import Result
-from netaccel.accelerate.view import Status
 from netaccel.lab.handle import Lab
 
 SECONDS, ROUNDS = 4.0, 3
@@ -66,8 +63,3 @@ def row(program: Program, outcomes: dict[str, list[Outcome]], count: int) -> Res
     return Result(
         f"{program.name}, {program.what}", on, "answers/s", off, "plain", note=f"{count} accelerated"
     )
-
-
-def promoted(lab: Lab) -> int:
-    """Connections that the lab's agent has accelerated so far."""
-    return msgspec.convert(lab.api("node-1", "/api/v1/accel/status"), Status).totals.promotions

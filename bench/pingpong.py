@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,7 @@ def serving(
 
 
 class Load(NamedTuple):
-    """What a client does: ``mode`` is ask, send or connect; seconds to warm up first, and seconds a size."""
+    """What a client does: ``mode`` is ask, send or connect; seconds to warm up, at most, and seconds a size."""
 
     mode: str
     connections: int
@@ -82,12 +83,28 @@ class Load(NamedTuple):
 
 
 def drive(
-    place: Callable[[Sequence[str]], list[str]], endpoint: str, server: int, load: Load
+    place: Callable[[Sequence[str]], list[str]],
+    endpoint: str,
+    server: int,
+    load: Load,
+    warmed: Callable[[], None] | None = None,
 ) -> list[Window]:
-    """Run a client somewhere to its end; a window a size. RuntimeError where a byte was wrong."""
+    """Run a client somewhere to its end; a window a size. RuntimeError where a byte was wrong.
+
+    The warm-up ends when ``warmed`` returns.
+    """
     numbers = (load.connections, load.warm, load.seconds, server, *load.sizes)
     command = [program(), load.mode, endpoint, *map(str, numbers)]
-    done = subprocess.run(place(command), capture_output=True, text=True, timeout=PATIENCE, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout.strip()}")
-    return [Window(**json.loads(line)) for line in done.stdout.splitlines()]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(place(command), stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            if warmed:
+                warmed()
+                process.send_signal(signal.SIGUSR1)
+            said, complaint = process.communicate(timeout=PATIENCE)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {complaint.strip() or said.strip()}")
+    return [Window(**json.loads(line)) for line in said.splitlines()]

@@ -7,8 +7,8 @@
 //   pingpong connect ENDPOINT CONNECTIONS WARM SECONDS PID SIZE…  a connection for each request and answer
 //
 // ENDPOINT: ADDRESS/PORT, or the absolute path of a unix socket. PID: the server's, for its CPU time; 0:
-// unknown. WARM and SECONDS are fractions of seconds; the warm-up comes once, before the first size. The
-// client prints a line of JSON a size. Times of CPU in nanoseconds; machine: all CPUs' busy time.
+// unknown. WARM, SECONDS: may be fractions; the warm-up comes once, before the first size, and SIGUSR1 ends
+// it. The client prints a line of JSON a size. Times of CPU in nanoseconds; machine: all CPUs' busy time.
 //
 // Each message is a piece of one pattern that begins where connection, direction and number of the message
 // say. A control record (0xff, which the pattern lacks; then struct control) opens a connection and each new
@@ -76,7 +76,7 @@ static struct connection connections[CONNECTIONS];
 static struct endpoint endpoint;
 static int poller;
 static uint64_t errors, transactions, bytes;
-static volatile sig_atomic_t stopped;
+static volatile sig_atomic_t stopped, warm;
 
 static void die(const char *what)
 {
@@ -321,6 +321,12 @@ static void stop(int number)
 	stopped = 1;
 }
 
+static void end_warming(int number)
+{
+	(void)number;
+	warm = 1;
+}
+
 static int serve(int once)
 {
 	struct epoll_event events[EVENTS], listening = { .events = EPOLLIN };
@@ -497,7 +503,7 @@ static int open_ones(int count)
 }
 
 // Runs for a time, or (nanoseconds 0) until no answer is awaited.
-static void turn(enum mode mode, int count, uint64_t nanoseconds)
+static void turn(enum mode mode, int count, uint64_t nanoseconds, int warming)
 {
 	uint64_t end = now() + nanoseconds, last = now() + 10 * NANO;
 	struct epoll_event events[EVENTS];
@@ -505,7 +511,7 @@ static void turn(enum mode mode, int count, uint64_t nanoseconds)
 
 	for (;;) {
 		uint64_t t = now();
-		int going = nanoseconds && t < end, n;
+		int going = nanoseconds && t < end && !(warming && warm), n;
 
 		if (nanoseconds && !going)
 			return;
@@ -523,6 +529,8 @@ static void turn(enum mode mode, int count, uint64_t nanoseconds)
 			}
 		}
 		n = epoll_wait(poller, events, EVENTS, 1000);
+		if (n < 0 && errno != EINTR)
+			die("epoll_wait");
 		if (n == 0)
 			errors++; // a second of silence
 		for (int i = 0; i < n; i++) {
@@ -594,7 +602,7 @@ static void measure(enum mode mode, int count, uint32_t size, double seconds, co
 	machine = busy();
 	client = cpu_of("self");
 	server = cpu_of(pid);
-	turn(mode, count, seconds * NANO);
+	turn(mode, count, seconds * NANO, 0);
 	end = now();
 	machine = busy() - machine;
 	client = cpu_of("self") - client;
@@ -611,7 +619,7 @@ static void measure(enum mode mode, int count, uint32_t size, double seconds, co
 static int drive(enum mode mode, char **argument, int given)
 {
 	int count = atoi(argument[0]);
-	double warm = atof(argument[1]), seconds = atof(argument[2]);
+	double longest = atof(argument[1]), seconds = atof(argument[2]);
 	const char *pid = argument[3];
 
 	if (count < 1 || count > CONNECTIONS) {
@@ -626,19 +634,22 @@ static int drive(enum mode mode, char **argument, int given)
 			die(argument[i]);
 		}
 		start(mode, count, size);
-		turn(mode, count, (i == 4 ? warm : 0.02) * NANO);
+		turn(mode, count, (i == 4 ? longest : 0.02) * NANO, i == 4);
 		measure(mode, count, size, seconds, pid);
-		turn(mode, count, 0);
+		turn(mode, count, 0, 0);
 	}
 	return errors ? 1 : 0;
 }
 
 int main(int given, char **argument)
 {
+	struct sigaction action = { .sa_handler = end_warming, .sa_flags = SA_RESTART };
+
 	if (given < 3 || (strcmp(argument[1], "serve") && given < 8)) {
 		fprintf(stderr, "usage: see the head of pingpong.c\n");
 		return 2;
 	}
+	sigaction(SIGUSR1, &action, NULL);
 	for (size_t i = 0; i < sizeof(pattern); i++)
 		pattern[i] = i % PERIOD;
 	for (int i = 0; i < CONNECTIONS; i++)
