@@ -84,7 +84,7 @@ def show(title: str, found: list[Result]) -> None:
 def gather(
     there: dict[str, Way], watcher: Watcher, parts: Iterable[Part] = PARTS, share: float = 1.0
 ) -> Found:
-    """Measure in rounds; ``share``: of the rounds. Request/response by tier 1 begins when it is accelerated."""
+    """Measure in rounds; ``share``: of them. Tier 1 is measured once the agent has accelerated requests."""
     turns = [
         (part, count, sizes)
         for part in parts

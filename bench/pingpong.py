@@ -73,7 +73,7 @@ def serving(
 
 
 class Load(NamedTuple):
-    """What a client does: ``mode`` is ask, send or connect; seconds to warm up, at most, and seconds a size."""
+    """What a client does. ``mode``: ask, send or connect; ``warm``: seconds, at most; ``seconds``: a size."""
 
     mode: str
     connections: int
