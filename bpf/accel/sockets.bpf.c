@@ -115,6 +115,11 @@ static __always_inline int policy_holds(const struct accel_pair *pair)
 	return now && now->revision == pair->revision;
 }
 
+static __always_inline int may_send(__u8 state)
+{
+	return state == TCP_ESTABLISHED || state == TCP_CLOSE_WAIT;
+}
+
 /* NULL, or the counter of why the message has to go by TCP. */
 static __always_inline __u64 *obstacle(struct sk_msg_md *msg, const struct accel_socket *is,
 				       struct accel_end *own, const struct accel_end *other)
@@ -134,6 +139,10 @@ static __always_inline __u64 *obstacle(struct sk_msg_md *msg, const struct accel
 	tp = (struct tcp_sock *)bpf_skc_to_tcp_sock(msg->sk);
 	if (!tp)
 		return &own->pass_peer;
+	/* After shutdown() it is TCP's to refuse: the kernel does not ask whether a redirected message may
+	 * go. */
+	if (!may_send(sock_of(tp)->__sk_common.skc_state))
+		return &own->pass_stopped;
 	peer = AT(tcp_sock, (void *)other->sock);
 	to = sock_of(peer);
 	if (to->__sk_common.skc_cookie.counter != (long long)other->cookie)

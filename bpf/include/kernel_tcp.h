@@ -104,6 +104,7 @@ enum sock_flags {
 #pragma clang attribute pop
 
 #define TCP_ESTABLISHED 1
+#define TCP_CLOSE_WAIT 8      /* the other end sends no more */
 #define USER_DATA_MASK (~7UL) /* SK_USER_DATA_PTRMASK */
 #define USER_DATA_PSOCK 4UL   /* SK_USER_DATA_PSOCK */
 

@@ -151,6 +151,8 @@ class KernelMaps:
             for name, kernel in maps.items()
             if name in codecs and kernel.info.type != MapType.SK_STORAGE  # its keys are descriptors
         }
+        for name in maps.keys() - self._tables.keys():
+            maps[name].close()
         self._joined = {
             name[:-1]: (self._tables[name], self._tables[f"{name[:-1]}6"])
             for name in self._tables

@@ -78,20 +78,18 @@ def eviction(wire: Wire, mixed: Wire) -> None:
     if (wire.read(wire.far, 6), wire.read(wire.near, 10)) != (b"unread", b"unread too"):
         raise SurpriseError("redirected bytes are lost when a pair is stopped")
     _expect_flags(wire, sockets, 0, "all was read")
+    _greet(wire, redirected=False)
     with mixed.by_tcp():  # these wait in TCP's queue while the sockets leave
         mixed.send(mixed.near, b"by TCP")
     mixed.arrived(mixed.near)
     mixed.live(on=False)
     for each in (wire, mixed):
-        before = each.redirected()
         sockets.remove(each.cookies)
         if sockets.members() & set(each.cookies):
             raise SurpriseError("a socket can't be taken out of the map")
         if each is mixed and each.read(each.far, 6) != b"by TCP":
             raise SurpriseError("bytes that went by TCP are lost when a pair leaves")
         _greet(each, redirected=False)
-        if each.redirected() != before:
-            raise SurpriseError("a message of a socket that left went from socket to socket")
         _expect_plain(each, sockets)
 
 
@@ -103,6 +101,8 @@ def _greet(wire: Wire, *, redirected: bool) -> None:
             raise SurpriseError(f"a message afterwards: sent {sent!r}, received {got!r}")
     if redirected and wire.redirected() == before:
         raise SurpriseError("messages do not go from socket to socket again once all was read")
+    if not redirected and wire.redirected() != before:
+        raise SurpriseError("a message of a pair that is stopped went from socket to socket")
 
 
 def _seen(wire: Wire, sockets: AccelSockets) -> list[AccelSeen]:

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
@@ -29,8 +30,8 @@ _NO_FAMILY = {errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.EPROTONO
 """A kernel that was started without IPv6, or has it switched off."""
 _BUFFER = 16 * 1024
 """SO_SNDBUF and SO_RCVBUF: a socket that nobody reads is full soon."""
-_TO_CONNECT = 1.0
-"""Seconds."""
+_TO_CONNECT = 3.0
+"""Seconds: a lost packet is sent again after one."""
 
 
 class Ends(NamedTuple):
@@ -47,15 +48,28 @@ class Ground:
         """``stack`` closes what is opened here. DatapathError, OSError."""
         self._stack = stack
         self._near, self._far = self._namespace(), self._namespace()
-        with self.far():
-            netlink.set_up("lo")
         with self._inside(self._near):
-            netlink.add_veth(_NEAR, _FAR, f"/proc/self/fd/{self._far}")
+            # Made here and moved, so that the two have different indexes: where they are equal, the kernel
+            # takes up to a second to let packets through (linkwatch_urgent_event).
+            netlink.add_veth(_NEAR, _FAR)
+            netlink.move(_FAR, f"/proc/self/fd/{self._far}")
         self.families = [family for family in _ADDRESSES if self._add_addresses(family)]
         with self.far():
             netlink.set_up(_FAR)
         libbpf.setns(self._near, _CLONE_NEWNET)
         netlink.set_up(_NEAR)
+        self._await_carrier()
+
+    def _await_carrier(self) -> None:
+        end = time.monotonic() + _TO_CONNECT
+        while not (_is_up(_NEAR) and self._is_far_up()):
+            if time.monotonic() > end:
+                raise DatapathError("the veth pair of the self-test does not come up")
+            time.sleep(0.001)
+
+    def _is_far_up(self) -> bool:
+        with self.far():
+            return _is_up(_FAR)
 
     @contextmanager
     def far(self) -> Iterator[None]:
@@ -112,6 +126,10 @@ class Ground:
                 return False
             raise
         return True
+
+
+def _is_up(name: str) -> bool:
+    return netlink.device(name).operstate == "UP"
 
 
 def _prepare(sock: socket.socket) -> None:

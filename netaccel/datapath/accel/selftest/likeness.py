@@ -216,7 +216,7 @@ def errors(wire: Wire, closed: Wire, reset: Wire) -> Tale:
     yield "an empty message", wire.send(wire.near, b"")
     for each in (wire, closed, reset):
         each.send(each.near, b"hello")
-        each.send(each.far, b"hello")
+        each.send(each.far, b"howdy")
         yield "greetings", (each.read(each.near, 5), each.read(each.far, 5))
     wire.near.shutdown(socket.SHUT_WR)
     yield "a message after shutdown", wire.send(wire.near, b"late")
@@ -247,6 +247,8 @@ def half_close(wire: Wire, reverse: Wire) -> Tale:
         yield "poll with bytes and the end there", each.bits(other)
         yield "the bytes before the end", each.read(other, 8, part=3)
         yield "the end", each.recv(other, 1)
+        yield "a message after it", each.send(one, b"too late")
+        yield "nothing comes after it", each.recv(other, 1)
         yield "an answer", each.send(other, b"answer")
         yield "the answer", each.read(one, 6)
         yield "no end yet", each.recv(one, 1)
