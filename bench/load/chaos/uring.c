@@ -72,8 +72,8 @@ static void submit(struct uring *r)
 /* One completion: 1; 0 after `ms` without one. */
 int uring_wait(struct uring *r, int ms, uint64_t *tag, int *result)
 {
-	struct __kernel_timespec ts = {ms / 1000, ms % 1000 * 1000000ll};
-	struct io_uring_getevents_arg arg = {.ts = (uintptr_t)&ts, .sigmask_sz = _NSIG / 8};
+	struct __kernel_timespec ts = { ms / 1000, ms % 1000 * 1000000ll };
+	struct io_uring_getevents_arg arg = { .ts = (uintptr_t)&ts, .sigmask_sz = _NSIG / 8 };
 	uint32_t head = *r->cq_head;
 
 	if (head == __atomic_load_n(r->cq_tail, __ATOMIC_ACQUIRE)) {

@@ -13,8 +13,18 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CLIENT, SERVER };
-enum { MODE_LEVEL, MODE_EDGE, MODE_POLL, MODE_SELECT, MODE_URING, MODES };
+enum {
+	CLIENT,
+	SERVER
+};
+enum {
+	MODE_LEVEL,
+	MODE_EDGE,
+	MODE_POLL,
+	MODE_SELECT,
+	MODE_URING,
+	MODES
+};
 enum ending {
 	END_HALF,   /* each side shuts its direction after its last byte, reads to the end, closes */
 	END_CLOSE,  /* `who` closes when it has sent and read all; the other side reads the end */
@@ -27,13 +37,13 @@ enum ending {
 #define OOB_BYTE 0x21
 
 struct plan {
-	uint32_t size[2];   /* bytes by side, without header and urgent byte */
-	uint32_t turn[2];   /* a chat: bytes a turn by side; 0: both stream at once */
+	uint32_t size[2];        /* bytes by side, without header and urgent byte */
+	uint32_t turn[2];        /* a chat: bytes a turn by side; 0: both stream at once */
 	uint32_t least, largest; /* bytes of a message */
-	uint32_t warm;      /* ms that the client waits after its first bytes */
-	uint32_t think;     /* ms at most between messages */
-	uint32_t stop_at;   /* bytes after which the reader `stopper` stops once */
-	uint32_t stop_time; /* ms; 0: never */
+	uint32_t warm;           /* ms that the client waits after its first bytes */
+	uint32_t think;          /* ms at most between messages */
+	uint32_t stop_at;        /* bytes after which the reader `stopper` stops once */
+	uint32_t stop_time;      /* ms; 0: never */
 	uint32_t at;
 	enum ending end;
 	uint8_t who, stopper;
@@ -57,17 +67,17 @@ struct conn {
 	bool r_ready, w_ready;  /* may be tried */
 	bool eof, fin, cut;     /* the other's end; ours; writing failed as the plan may explain */
 	bool failed;
-	bool oob_sent, oob_read, stopped, warmed;
-	bool armed;	   /* epoll or io_uring watches it */
-	uint32_t interest; /* for these events */
+	bool oob_sent, stopped, warmed;
+	bool armed;                          /* epoll or io_uring watches it */
+	uint32_t interest;                   /* for these events */
 	uint64_t r_until, w_until, progress; /* ms */
 };
 
 /* One line of the log: a connection as one side saw it. Read by bench/chaos.py. */
 struct record {
 	uint64_t id, cookie;
-	uint64_t sent, received;   /* by the application's count, header and urgent byte included */
-	uint64_t tcp_out, tcp_in;  /* by TCP's; in: 0 where the connection ended by an error */
+	uint64_t sent, received;  /* by the application's count, header and urgent byte included */
+	uint64_t tcp_out, tcp_in; /* by TCP's; in: 0 where the connection ended by an error */
 	uint32_t side, clean;
 };
 

@@ -50,8 +50,8 @@ void make_plan(struct conn *c)
 	large = p->size[0] > p->size[1] ? p->size[0] : p->size[1];
 	p->largest = logarithmic(&rng, 64 * 1024);
 	p->least = large / 200;
-	p->warm = below(&rng, 4) ? below(&rng, 500) : 0;
-	p->think = below(&rng, 3) ? 0 : 1 + below(&rng, 12);
+	p->warm = below(&rng, 4) ? below(&rng, 400) : 0;
+	p->think = below(&rng, 3) ? 1 + below(&rng, 20) : 0;
 	p->small_buffers = large < 64 * 1024 && !below(&rng, 3);
 	if (below(&rng, 2) && !echo) {
 		uint32_t turns = logarithmic(&rng, 120);

@@ -5,7 +5,7 @@
  *   chaos serve ADDRESS PORT SEED LOG
  *   chaos drive ADDRESS PORT SEED LOG COUNT LIMIT [echo]
  *
- * `serve` ends by SIGTERM, or when its parent does; `drive` after COUNT connections, at most LIMIT at once.
+ * `serve` ends by SIGTERM, `drive` after COUNT connections, at most LIMIT at once; both with their parent.
  * One process for each way to wait. Prints counts as JSON, appends a struct record a connection to LOG.MODE;
  * complaints go to standard error. Sockets are non-blocking.
  */
@@ -30,9 +30,9 @@
 
 #include "waiting.h"
 
-#define OPEN 512     /* connections of a process */
-#define HANG 30000   /* ms without progress */
-#define READS 8      /* at a time, so that others get their turn */
+#define OPEN 512   /* connections of a process */
+#define HANG 30000 /* ms without progress */
+#define READS 8    /* at a time, so that others get their turn */
 
 uint64_t seed;
 bool echo;
@@ -112,14 +112,14 @@ static void weigh(struct conn *c, struct record *r)
 		tcp_figures(c->fd, &before);
 		tcp_figures(c->fd, &after);
 	} while (before.acked != after.acked && ++tries < 100);
-	r->tcp_out = after.acked + after.queued - (c->side == CLIENT) - c->fin;
+	r->tcp_out = before.acked + before.queued - (c->side == CLIENT) - c->fin;
 	r->tcp_in = c->failed ? 0 : after.received - c->eof;
 }
 
 static void finish(struct conn *c, bool clean)
 {
-	struct record r = {.id = c->id, .cookie = c->cookie, .side = c->side, .clean = clean};
-	struct linger reset = {1, 0};
+	struct record r = { .id = c->id, .cookie = c->cookie, .side = c->side, .clean = clean };
+	struct linger reset = { 1, 0 };
 
 	r.sent = c->sent + c->oob_sent + (c->side == CLIENT ? c->header : 0);
 	r.received = c->received + (clean && c->plan.oob == 2 - c->side) + c->back;
@@ -386,11 +386,12 @@ static void tell(struct counts *all)
 	for (int i = 0; i < MODES; i++)
 		for (size_t j = 0; j < sizeof(sum) / sizeof(uint64_t); j++)
 			((uint64_t *)&sum)[j] += ((uint64_t *)&all[i])[j];
-	printf("{\"connections\": %llu, \"clean\": %llu, \"sent\": %llu, \"received\": %llu, \"wrong\": %llu, "
+	printf("{\"connections\": %llu, \"clean\": %llu, \"sent\": %llu, \"received\": %llu, \"wrong\": "
+	       "%llu, "
 	       "\"hangs\": %llu, \"odd\": %llu, \"spurious\": %llu}\n",
-	       (unsigned long long)sum.connections, (unsigned long long)sum.clean, (unsigned long long)sum.sent,
-	       (unsigned long long)sum.received, (unsigned long long)sum.wrong, (unsigned long long)sum.hangs,
-	       (unsigned long long)sum.odd, (unsigned long long)sum.spurious);
+	       (unsigned long long)sum.connections, (unsigned long long)sum.clean,
+	       (unsigned long long)sum.sent, (unsigned long long)sum.received, (unsigned long long)sum.wrong,
+	       (unsigned long long)sum.hangs, (unsigned long long)sum.odd, (unsigned long long)sum.spurious);
 }
 
 static void on_end(int number)
@@ -431,9 +432,10 @@ static int listening(void)
 
 int main(int argc, char **argv)
 {
-	struct counts *all = mmap(NULL, MODES * sizeof(counts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct counts *all =
+		mmap(NULL, MODES * sizeof(counts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	bool serve = argc > 5 && !strcmp(argv[1], "serve");
-	struct sigaction end = {.sa_handler = on_end};
+	struct sigaction end = { .sa_handler = on_end };
 	int listener = -1, status, failed = 0;
 	pid_t children[MODES], parent = getpid();
 	char log[4096];
@@ -459,7 +461,8 @@ int main(int argc, char **argv)
 			_exit(1);
 		snprintf(log, sizeof(log), "%s.%d", argv[5], mode);
 		records = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-		work(mode, listener, mode, MODES, serve ? 0 : strtoull(argv[6], NULL, 10), serve ? OPEN : atoi(argv[7]) / MODES);
+		work(mode, listener, mode, MODES, serve ? 0 : strtoull(argv[6], NULL, 10),
+		     serve ? OPEN : atoi(argv[7]) / MODES);
 		all[mode] = counts;
 		_exit(0);
 	}

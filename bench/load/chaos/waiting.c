@@ -27,12 +27,12 @@ void tcp_figures(int fd, struct tcp_figures *to)
 
 	getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &size);
 	ioctl(fd, SIOCOUTQ, &queued);
-	*to = (struct tcp_figures){info.tcpi_bytes_acked, info.tcpi_bytes_received, queued};
+	*to = (struct tcp_figures){ info.tcpi_bytes_acked, info.tcpi_bytes_received, queued };
 }
 
 static void watch_listener(void)
 {
-	struct epoll_event event = {EPOLLIN, {.u64 = LISTENER}};
+	struct epoll_event event = { EPOLLIN, { .u64 = LISTENER } };
 
 	if (listener < 0)
 		return;
@@ -63,7 +63,7 @@ bool waiting_is_edge(void)
 
 static void want_edge(struct conn *c)
 {
-	struct epoll_event event = {EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, {.ptr = c}};
+	struct epoll_event event = { EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, { .ptr = c } };
 
 	if (!c->armed)
 		epoll_ctl(set, EPOLL_CTL_ADD, c->fd, &event);
@@ -73,7 +73,7 @@ static void want_edge(struct conn *c)
 /* Without a wish it is no member: EPOLLHUP can't be waved aside. */
 static void want_level(struct conn *c, uint32_t events)
 {
-	struct epoll_event event = {events, {.ptr = c}};
+	struct epoll_event event = { events, { .ptr = c } };
 	int call = !events ? EPOLL_CTL_DEL : c->armed ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 
 	if (events != c->interest)
@@ -174,8 +174,9 @@ static bool by_poll(struct conn **conns, int count, int ms)
 	int used = 0;
 
 	for (; used < count; used++)
-		fds[used] = (struct pollfd){conns[used]->interest ? conns[used]->fd : -1, conns[used]->interest, 0};
-	fds[used] = (struct pollfd){listener, POLLIN, 0};
+		fds[used] = (struct pollfd){ conns[used]->interest ? conns[used]->fd : -1,
+					     conns[used]->interest, 0 };
+	fds[used] = (struct pollfd){ listener, POLLIN, 0 };
 	if (poll(fds, used + 1, ms) <= 0)
 		return false;
 	for (int i = 0; i < count; i++)
@@ -185,7 +186,7 @@ static bool by_poll(struct conn **conns, int count, int ms)
 
 static bool by_select(struct conn **conns, int count, int ms)
 {
-	struct timeval time = {ms / 1000, ms % 1000 * 1000};
+	struct timeval time = { ms / 1000, ms % 1000 * 1000 };
 	int most = listener;
 	fd_set in, out;
 

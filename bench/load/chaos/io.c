@@ -19,18 +19,39 @@
 bool with_uring;
 static uint8_t buffer[BUFFER], second[BUFFER];
 
-enum { W_SEND, W_WRITE, W_WRITEV, W_SENDMSG, W_SENDMMSG, W_MORE, W_SENDFILE, W_SPLICE, W_URING, W_KINDS };
-enum { R_RECV, R_READ, R_READV, R_RECVMSG, R_RECVMMSG, R_PEEK, R_URING, R_KINDS };
+enum {
+	W_SEND,
+	W_WRITE,
+	W_WRITEV,
+	W_SENDMSG,
+	W_SENDMMSG,
+	W_MORE,
+	W_SENDFILE,
+	W_SPLICE,
+	W_URING,
+	W_KINDS
+};
+enum {
+	R_RECV,
+	R_READ,
+	R_READV,
+	R_RECVMSG,
+	R_RECVMMSG,
+	R_PEEK,
+	R_URING,
+	R_KINDS
+};
 
 void complain(struct conn *c, const char *what, uint64_t number)
 {
 	fprintf(stderr,
 		"connection %llu (%s, cookie %llu): %s %llu; end %d who %d at %u turn %u/%u lazy %d oob %d;"
 		" sent %llu of %u, received %llu of %u; errno %d\n",
-		(unsigned long long)c->id, c->side == CLIENT ? "client" : "server", (unsigned long long)c->cookie,
-		what, (unsigned long long)number, c->plan.end, c->plan.who, c->plan.at, c->plan.turn[0],
-		c->plan.turn[1], c->plan.lazy, c->plan.oob, (unsigned long long)c->sent,
-		c->plan.size[c->side], (unsigned long long)c->received, c->plan.size[!c->side], errno);
+		(unsigned long long)c->id, c->side == CLIENT ? "client" : "server",
+		(unsigned long long)c->cookie, what, (unsigned long long)number, c->plan.end, c->plan.who,
+		c->plan.at, c->plan.turn[0], c->plan.turn[1], c->plan.lazy, c->plan.oob,
+		(unsigned long long)c->sent, c->plan.size[c->side], (unsigned long long)c->received,
+		c->plan.size[!c->side], errno);
 }
 
 /* Cut [0, size) of a buffer into pieces of random lengths. */
@@ -41,7 +62,7 @@ static int cut(struct conn *c, struct iovec *pieces, uint8_t *from, size_t size)
 	while (size && count < PIECES) {
 		size_t part = count == PIECES - 1 ? size : 1 + below(&c->rng, size);
 
-		pieces[count++] = (struct iovec){from, part};
+		pieces[count++] = (struct iovec){ from, part };
 		from += part;
 		size -= part;
 	}
@@ -102,7 +123,7 @@ static long by_many(struct conn *c, size_t size)
 static long by_kind(struct conn *c, int kind, size_t size, bool more)
 {
 	struct iovec pieces[PIECES];
-	struct msghdr message = {.msg_iov = pieces};
+	struct msghdr message = { .msg_iov = pieces };
 
 	switch (kind) {
 	case W_WRITE:
@@ -131,6 +152,16 @@ static bool urgent_is_due(struct conn *c)
 	return c->plan.oob == 1 + c->side && !c->oob_sent && c->sent >= c->plan.size[c->side] / 2;
 }
 
+/* The urgent byte stands in the middle: no message goes beyond before it is sent. */
+static size_t up_to_urgent(struct conn *c, size_t most)
+{
+	uint64_t middle = c->plan.size[c->side] / 2;
+
+	if (c->plan.oob != 1 + c->side || c->oob_sent || c->sent >= middle)
+		return most;
+	return most < middle - c->sent ? most : middle - c->sent;
+}
+
 /* Bytes written, at most `most`; 0: not now; -1: an error. */
 long write_some(struct conn *c, size_t most)
 {
@@ -147,6 +178,7 @@ long write_some(struct conn *c, size_t most)
 		done = send(c->fd, &urgent, 1, MSG_NOSIGNAL | MSG_OOB);
 		c->oob_sent = done == 1;
 	} else {
+		most = up_to_urgent(c, most);
 		size = size < most ? size : most;
 		size = size < BUFFER ? size : BUFFER;
 		if (kind == W_URING && !with_uring)
@@ -212,7 +244,7 @@ static long gather(struct conn *c, size_t size)
 static long take(struct conn *c, int kind, size_t size)
 {
 	struct iovec pieces[PIECES];
-	struct msghdr message = {.msg_iov = pieces};
+	struct msghdr message = { .msg_iov = pieces };
 
 	switch (kind) {
 	case R_READ:
@@ -230,19 +262,6 @@ static long take(struct conn *c, int kind, size_t size)
 		return uring_call(IORING_OP_RECV, c->fd, buffer, size, MSG_DONTWAIT);
 	}
 	return recv(c->fd, buffer, size, 0);
-}
-
-static void read_urgent(struct conn *c)
-{
-	uint8_t byte;
-
-	if (recv(c->fd, &byte, 1, MSG_OOB | MSG_DONTWAIT) != 1)
-		return;
-	c->oob_read = true;
-	if (byte != OOB_BYTE) {
-		counts.wrong++;
-		complain(c, "wrong urgent byte", byte);
-	}
 }
 
 static long read_header(struct conn *c, uint64_t *have)
@@ -272,8 +291,6 @@ long read_some(struct conn *c)
 		return read_header(c, &c->header);
 	if (echo && c->back < HEADER)
 		return read_header(c, &c->back);
-	if (c->plan.oob == 2 - c->side && !c->oob_read && !below(&c->rng, 4))
-		read_urgent(c);
 	if (kind == R_URING && !with_uring)
 		kind = R_RECV;
 	counts.reads[kind]++;
