@@ -13,7 +13,7 @@ from netaccel.model.endpoint import PodKey
 
 DISABLED = "disabled by its owner"
 SHAPED = "its pod's bandwidth is bounded"
-SPLICES = "a program of its pod may splice"
+SPLICES = "a program of its pod may splice or ask FIONREAD"
 LEFT_POD = "its pod is gone"
 BLOCKING = "a blocking socket"
 
