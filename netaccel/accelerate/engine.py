@@ -134,7 +134,7 @@ class Engine:
     def round(self, facts: Facts) -> None:
         """Look, and do what follows. DatapathError."""
         spent = time.thread_time()
-        self.facts = facts
+        facts = self.facts = facts.shaped_at(self.visits.shaped)
         look = self._look(facts)
         self._recognise(look)
         self._drain(look)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from netaccel.accelerate.wishes import Wish, Wishes
 from netaccel.model.endpoint import PodKey
@@ -35,3 +35,12 @@ class Facts:
     of_node: frozenset[bytes] = frozenset()
     policy: bool = True
     draining: bool = False
+
+    def shaped_at(self, devices: frozenset[int]) -> Facts:
+        """The same, where the pods at these devices are shaped too."""
+        if devices.isdisjoint(pod.device for pod in self.pods.values()):
+            return self
+        pods = {
+            key: replace(pod, shaped=True) if pod.device in devices else pod for key, pod in self.pods.items()
+        }
+        return replace(self, pods=pods)

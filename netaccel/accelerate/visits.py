@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _PROC = Path("/proc")
 _VETH = "veth"
+_SHAPERS = frozenset(("tbf", "htb", "hfsc", "cake", "netem", "ingress"))
+"""Disciplines that bound or delay, or send elsewhere to be bounded: nothing counts what goes past them."""
 
 UNSEEN = "its processes can't be looked at: give the agent CAP_SYS_PTRACE"
 CLOSED = "its namespace can't be entered: give the agent CAP_SYS_ADMIN"
@@ -61,11 +63,14 @@ class Visits:
     own: Path = _PROC / "self/ns/net"
     there: dict[int, Namespace] = field(default_factory=dict)
     """By inode."""
+    shaped: frozenset[int] = frozenset()
+    """Devices of the node that hold back what passes them."""
     unseen: bool = False
     """Whether there is a process that can't be looked at."""
 
     def walk(self) -> None:
-        """Find out which namespaces there are. DatapathError."""
+        """Find out which namespaces there are, and which devices are shaped. DatapathError."""
+        self.shaped = frozenset(d for d, kinds in rtnetlink.queues().items() if kinds & _SHAPERS)
         own = self.own.stat().st_ino
         found: dict[int, list[int]] = {}
         self.unseen = False

@@ -22,7 +22,7 @@ _SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h: filters are 
 _REQUEST, _DUMP = 1, 0x300  # NLM_F_REQUEST, NLM_F_DUMP
 _DUMP_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what was listed changed meanwhile
 _ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
-_GETLINK, _GETADDR, _GETROUTE, _GETNEIGH = 18, 22, 26, 30  # linux/rtnetlink.h
+_GETLINK, _GETADDR, _GETROUTE, _GETNEIGH, _GETQDISC = 18, 22, 26, 30, 38  # linux/rtnetlink.h
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
 _TYPE = 0x3FFF  # of an attribute, without the flags for nesting and byte order
@@ -30,6 +30,7 @@ _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags
 _ADDR = struct.Struct("=BBBBi")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, ..., [4] table, [7] type, flags
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # struct ndmsg: family, index, state, flags, type
+_TRAFFIC = struct.Struct("=BxxxiIII")  # struct tcmsg: family, index, handle, parent, info
 _HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops, index
 _U32 = struct.Struct("=I")
 _S32 = struct.Struct("=i")
@@ -41,6 +42,7 @@ _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_TARGET_NETNSID = 1, 2, 8, 10
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 6, 9
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
 _NDA_DST, _NDA_LLADDR = 1, 2
+_TCA_KIND = 1
 _NUD_FAILED = 0x20
 _NTF_SELF = 2
 _SCOPE_LINK = 253  # RT_SCOPE_LINK: link-local and narrower scopes have larger numbers
@@ -187,6 +189,16 @@ def bridge_ports() -> list[Neighbour]:
         if not flags & _NTF_SELF and _NDA_LLADDR in attributes:
             found.append(Neighbour(index, attributes[_NDA_LLADDR]))
     return found
+
+
+def queues() -> dict[int, frozenset[str]]:
+    """Kinds of the queueing disciplines (``tbf``, ``fq_codel``, ...) by device."""
+    found: dict[int, set[str]] = {}
+    for body in _dump("queues", _GETQDISC, _TRAFFIC.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        index = _TRAFFIC.unpack_from(body)[1]
+        kind = _text(_attributes(body, _TRAFFIC.size).get(_TCA_KIND, b""))
+        found.setdefault(index, set()).add(kind)
+    return {index: frozenset(kinds) for index, kinds in found.items()}
 
 
 # -------------------------------------------------------------------- decoding

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import threading
@@ -137,6 +138,7 @@ class Pod:
 
     def close(self) -> None:
         for process in self.processes:
+            process.send_signal(signal.SIGCONT)
             process.kill()
             process.communicate()
         netlink.delete_namespace(self.namespace)

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from accelworld import Load, Pod, accel, connections, namespace
 from ground import Node
+
+from netaccel.datapath import libbpf
+from netaccel.datapath.bpfmap import KernelMap
 
 pytestmark = pytest.mark.root
 
@@ -125,6 +129,30 @@ def test_an_owner_takes_it_back(node: Node, pods: tuple[Pod, Pod]) -> None:
     load.end()
 
 
+def test_a_pod_whose_bandwidth_is_bounded_keeps_its_bound(node: Node, pods: tuple[Pod, Pod]) -> None:
+    agent = node.serve(**FAST)
+    load = enrolled(node, pods, agent)
+    shape = [
+        "tc",
+        "qdisc",
+        "add",
+        "dev",
+        "vethb",
+        "root",
+        "tbf",
+        "rate",
+        "1gbit",
+        "burst",
+        "1mb",
+        "latency",
+        "9ms",
+    ]
+    subprocess.run(node.command(*shape), check=True)
+    node.until(lambda: path(node) == "tc")
+    assert connections(node, "a")[0]["reason"] == "its pod's bandwidth is bounded"
+    load.end()
+
+
 def warnings(node: Node) -> list[str]:
     found = node.status()
     assert found is not None
@@ -141,6 +169,69 @@ def test_detach_takes_it_back_without_losing_a_byte(node: Node, pods: tuple[Pod,
     assert not node.pins.exists()
     node.until(load.grows)
     load.end()
+
+
+def test_detach_keeps_what_a_reader_has_not_read(node: Node, pods: tuple[Pod, Pod]) -> None:
+    agent = node.serve(**FAST)
+    load = enrolled(node, pods, agent)
+    server = pods[1].processes[0]
+    load.say("rest")
+    node.until(lambda: load.told.get("resting"))
+    server.send_signal(signal.SIGSTOP)
+    load.say("go")
+    node.until(lambda: load.told.get("stuck"))
+    node.stop(agent)
+    done = node.netaccel("detach")
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "left acceleration of 10.244." in done.stdout
+    assert (node.pins / "maps" / "accel_map").exists()
+    assert not (node.pins / "links").exists()
+    server.send_signal(signal.SIGCONT)
+    node.until(load.grows)
+    again = node.netaccel("detach")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert not node.pins.exists()
+    load.end()
+
+
+def test_nothing_is_loaded_where_nobody_wants_it_and_what_was_is_drained(
+    node: Node, pods: tuple[Pod, Pod]
+) -> None:
+    node.put("pods.yaml", *(pod.manifest() for pod in pods))
+    agent = node.serve(**FAST, accelerate="disabled")
+    load = Load(pods[0], pods[1].address)
+    node.until(load.grows, agent)
+    assert not (node.pins / "maps" / "accel_map").exists()
+    assert accel(node)["socket"]["reason"] == "the setting accelerate is disabled"
+    node.put("pods.yaml", *(pod.manifest(accelerate="enabled") for pod in pods))
+    node.until(lambda: live(node) == 1)
+    assert path(node) == "socket"
+    node.stop(agent)
+    node.put("pods.yaml", *(pod.manifest() for pod in pods))
+    agent = node.serve(**FAST, accelerate="disabled")
+    node.until(lambda: not list_sockets(node))
+    node.until(load.grows)
+    load.end()
+
+
+def list_sockets(node: Node) -> bool:
+    """Whether any socket is enrolled."""
+    with KernelMap.open_pinned(node.pins / "maps" / "accel_map") as found:
+        return libbpf.map_next_key(found.fd, None, 8) is not None
+
+
+def test_loopbacks_of_two_pods_are_not_mixed(node: Node, pods: tuple[Pod, Pod]) -> None:
+    for pod in pods:
+        pod.serve("127.0.0.1")
+    agent = node.serve(**FAST)
+    loads = [Load(pod, "127.0.0.1") for pod in pods]
+    node.until(lambda: live(node) == 2, agent)
+    for load in loads:
+        node.until(load.grows)
+    inside = {("shop/a", "shop/a"), ("shop/b", "shop/b")}
+    node.until(lambda: {(one["client"], one["server"]) for one in accel(node)["receipts"]} == inside)
+    for load in loads:
+        load.end()
 
 
 def shown_tcp(node: Node) -> int:
