@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from netaccel.accelerate.engine import Engine, passes
 from netaccel.accelerate.evidence import SLOW
 from netaccel.accelerate.life import Phase
@@ -108,7 +110,10 @@ def _connection(
             seen.received_bytes,
         )
     else:
-        done = Carried(TC, tcp_sent_bytes=seen.sent_bytes, tcp_received_bytes=seen.received_bytes)
+        before = engine.paths.find(seen.src, seen.sport, seen.dst, seen.dport) or Carried(TC)
+        done = replace(
+            before, path=TC, tcp_sent_bytes=seen.sent_bytes, tcp_received_bytes=seen.received_bytes
+        )
         peer = tuples.get((seen.dst, seen.dport, seen.src, seen.sport), "")
         service, passed = "", {}
         reason = engine.why(seen.cookie) or (_why(engine, pod, peer, seen) if peer else ELSEWHERE)

@@ -43,6 +43,7 @@ ORDER = (
     "test_families",
     "test_refusals",
     "test_policies",
+    "test_acceleration",
     "test_rolling",
     "test_reboot",
     "test_api_server",
