@@ -79,20 +79,19 @@ class Wishes:
 def wishes(
     setting: str,
     pods: Iterable[Pod],
-    namespaces: Mapping[str, Namespace],
+    namespaces: Iterable[Namespace],
     services: Iterable[Service] = (),
     endpoints: Mapping[Port, tuple[ServiceKey, ...]] | None = None,
 ) -> Wishes:
-    """``pods``: this node's. ``services``: those whose annotation is not empty, or all."""
+    """``pods``: this node's. ``namespaces``, ``services``: those whose annotation is not empty, or all."""
     wrong: dict[Wrong, None] = {}
-    by_namespace: dict[str, Wish | None] = {}
     by_pod: dict[PodKey, Wish] = {}
+    by_namespace = {
+        one.name: _read(one.accelerate, ObjectKey("Namespace", "", one.name), wrong) for one in namespaces
+    }
     for pod in pods:
-        space = pod.key.namespace
-        if space not in by_namespace:
-            asked = namespaces[space].accelerate if space in namespaces else ""
-            by_namespace[space] = _read(asked, ObjectKey("Namespace", "", space), wrong)
-        wish = _read(pod.accelerate, ObjectKey("Pod", *pod.key), wrong) or by_namespace[space]
+        asked = _read(pod.accelerate, ObjectKey("Pod", *pod.key), wrong)
+        wish = asked or by_namespace.get(pod.key.namespace)
         if wish is not None:
             by_pod[pod.key] = wish
     of_services = {

@@ -32,10 +32,11 @@ from netaccel.datapath.accel.programs import why_pod_may_call
 from netaccel.datapath.accel.selftest import verdict
 from netaccel.datapath.accel.sockets import AccelSockets
 from netaccel.errors import DatapathError
-from netaccel.model.endpoint import Pod, PodKey
-from netaccel.model.event import Delete, Event, Upsert
+from netaccel.model.endpoint import Namespace, Pod, PodKey
+from netaccel.model.event import Delete, Event, ObjectKey, Upsert
 from netaccel.model.service import Protocol, Service, ServiceKey
 from netaccel.records import AccelSeen
+from netaccel.writers.notices import Notice, Scope
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class Acceleration:
         """Whether nothing is enrolled, and nothing shall be."""
         self._facts = Facts()
         self._wrong: tuple[wishes.Wrong, ...] = ()
-        self._asking: dict[ServiceKey, Service] = {}
+        self._spaces: dict[str, Namespace] = {}  # with the annotation; ...
+        self._services: dict[ServiceKey, Service] = {}
 
     # -------------------------------------------------------------------- tasks
 
@@ -189,25 +191,27 @@ class Acceleration:
     # -------------------------------------------------------------------- facts
 
     def hear(self, event: Event) -> None:
-        """Learn which Services have the annotation, of all there are."""
+        """Learn which Namespaces and Services have the annotation, of all there are."""
         match event:
             case Upsert(object=Service() as service) if service.accelerate:
-                self._asking[service.key] = service
+                self._services[service.key] = service
+            case Upsert(object=Namespace() as space) if space.accelerate:
+                self._spaces[space.name] = space
             case Upsert(key=key) | Delete(key=key) if key.kind == "Service":
-                self._asking.pop(ServiceKey(key.namespace, key.name), None)
+                self._services.pop(ServiceKey(key.namespace, key.name), None)
+            case Upsert(key=key) | Delete(key=key) if key.kind == "Namespace":
+                self._spaces.pop(key.name, None)
 
     def _known(self) -> Facts:
         """The cluster, now."""
         agent = self._agent
         world, settings = agent.reconciler.world, agent.settings
         pods = [pod for pod in world.pods(settings.node_name) if pod.addresses and not pod.host_network]
-        found = (world.namespace(name) for name in {pod.key.namespace for pod in pods})
-        namespaces = {one.name: one for one in found if one is not None}
         asks = wishes.wishes(
             settings.accelerate,
             pods,
-            namespaces,
-            self._asking.values(),
+            self._spaces.values(),
+            self._services.values(),
             wishes.endpoints(pods, [(key, self._ports(key)) for key in self._backed(pods)]),
         )
         self._tell(asks.wrong)
@@ -243,6 +247,31 @@ class Acceleration:
         for one in set(wrong) - set(self._wrong):
             log.warning("%s", one)
         self._wrong = wrong
+
+    def notices(self) -> list[Notice]:
+        """The same, for Events."""
+        return [
+            Notice(
+                one.key,
+                "WrongAnnotation",
+                one.reason,
+                Scope.NODE if one.key.kind == "Pod" else Scope.CLUSTER,
+                self._uid(one.key),
+            )
+            for one in self._wrong
+        ]
+
+    def _uid(self, key: ObjectKey) -> str:
+        world = self._agent.reconciler.world
+        found: Pod | Namespace | Service | None
+        match key.kind:
+            case "Pod":
+                found = world.pod(PodKey(key.namespace, key.name))
+            case "Namespace":
+                found = self._spaces.get(key.name)
+            case _:
+                found = self._services.get(ServiceKey(key.namespace, key.name))
+        return found.uid if found else ""
 
     def warnings(self) -> list[str]:
         """Annotations that mean nothing."""

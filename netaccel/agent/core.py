@@ -103,6 +103,7 @@ class Agent:
         self.standing.acceleration = self._acceleration
         instance.write_note(RECEIPTS, str(self._acceleration.file.absolute()))
         self.standing.warnings.append(self._acceleration.warnings)
+        self.standing.notices.append(self._acceleration.notices)
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None

@@ -61,7 +61,8 @@ class Publisher:
         return [problem for problem in found if problem]
 
     def _notices(self) -> tuple[Notice, ...]:
-        return notices(self._agent.reconciler.world, self._agent.reconciler.troubled())
+        found = notices(self._agent.reconciler.world, self._agent.reconciler.troubled())
+        return (*found, *(one for told in self._agent.notices for one in told()))
 
     async def _snapshot(self) -> NodeSnapshot:
         agent = self._agent

@@ -18,6 +18,7 @@ from netaccel.observe.conntrack import Census
 from netaccel.observe.edges.recorder import EdgeRecorder
 from netaccel.observe.flows.station import Flows
 from netaccel.reconcile import Reconciler
+from netaccel.writers.notices import Notice
 
 Lines = Callable[[], list[str]]
 
@@ -52,6 +53,8 @@ class Standing:
     """Who else may know of something that is served less well than asked."""
     notes: list[Lines] = field(default_factory=list)
     """Who else may know of something that is under way, or left undone beside serving the node."""
+    notices: list[Callable[[], list[Notice]]] = field(default_factory=list)
+    """Who else has something to say of an object, for an Event on it."""
 
     def written(self) -> tuple[int, int]:
         """Differs after each pass that wrote to the maps, or may have."""

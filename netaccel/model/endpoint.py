@@ -118,3 +118,4 @@ class Namespace:
     name: str
     labels: tuple[tuple[str, str], ...] = field(default=())
     accelerate: str = ""
+    uid: str = ""

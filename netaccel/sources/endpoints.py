@@ -213,5 +213,8 @@ def _external(entries: Sequence[raw.NodeAddress], internal: tuple[Address, ...])
 def convert_namespace(_: raw.Namespace, meta: raw.Metadata, name: str) -> Namespace:
     """Convert a Namespace."""
     return Namespace(
-        name=name, labels=checks.labels(meta.labels), accelerate=checks.annotation(meta, ANNOTATION)
+        name=name,
+        labels=checks.labels(meta.labels),
+        accelerate=checks.annotation(meta, ANNOTATION),
+        uid=meta.uid or "",
     )

@@ -22,7 +22,7 @@ from netaccel.apiserver.backoff import Backoff
 from netaccel.errors import ApiError
 from netaccel.model.event import ObjectKey
 from netaccel.writers.journal import COMBINED, Journal, Limits, Telling
-from netaccel.writers.notices import KINDS, POLICIES, Notice, Scope
+from netaccel.writers.notices import ANNOTATED, KINDS, POLICIES, Notice, Scope
 from netaccel.writers.refusals import Complaint, is_passing, remedy
 from netaccel.writers.times import rfc3339_micro
 
@@ -34,6 +34,9 @@ _GAP = 5.0  # seconds between two looks
 _LOOK = 60.0  # seconds to a look that nobody asked for
 _REFUSED = 300.0  # seconds between tries of what a person must mend
 _FIRST_REPEAT = 2  # the least count of a series
+
+
+_SERVED = {**KINDS, **ANNOTATED}
 
 
 class _Metadata(msgspec.Struct):
@@ -174,12 +177,12 @@ class EventWriter:
             "eventTime": rfc3339_micro(time.time()),
             "reportingController": CONTROLLER,
             "reportingInstance": self._node[:_INSTANCE],
-            "action": "PolicyEnforcement" if notice.key.kind in POLICIES else "ServiceProgramming",
+            "action": _action(notice.key),
             "reason": notice.reason,
             "type": "Warning",
             "note": note.encode()[:_NOTE].decode(errors="ignore"),
             "regarding": {
-                "apiVersion": KINDS[notice.key.kind].version,
+                "apiVersion": _SERVED[notice.key.kind].version,
                 "kind": notice.key.kind,
                 "namespace": notice.key.namespace,
                 "name": notice.key.name,
@@ -189,7 +192,7 @@ class EventWriter:
 
     async def _uid(self, key: ObjectKey) -> str:
         """Empty where the object is gone."""
-        found = await self._get(KINDS[key.kind].path(key))
+        found = await self._get(_SERVED[key.kind].path(key))
         return found.metadata.uid if found else ""
 
     async def _get(self, path: str) -> _Object | None:
@@ -201,6 +204,13 @@ class EventWriter:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
             return None
+
+
+def _action(key: ObjectKey) -> str:
+    """What was under way, in one word."""
+    if key.kind in POLICIES:
+        return "PolicyEnforcement"
+    return "Acceleration" if key.kind in ANNOTATED else "ServiceProgramming"
 
 
 def _path(key: ObjectKey) -> str:

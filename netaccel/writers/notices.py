@@ -42,7 +42,9 @@ KINDS = {
     "TrafficPolicy": Served("netaccel.io/v1alpha1", "trafficpolicies"),
     "ClusterTrafficPolicy": Served("netaccel.io/v1alpha1", "clustertrafficpolicies"),
 }
-"""Kinds that get Events, by name."""
+"""Kinds that get Events where they are refused, by name."""
+ANNOTATED = {"Pod": Served("v1", "pods"), "Namespace": Served("v1", "namespaces")}
+"""Kinds that get Events for their annotations alone, as Services do too."""
 POLICIES = frozenset(kind.value for kind in Kind)
 
 

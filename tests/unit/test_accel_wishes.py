@@ -20,7 +20,7 @@ def asked(pod: str = "", namespace: str = "", service: str = "", setting: str = 
     return wishes(
         setting,
         pods,
-        {"shop": Namespace("shop", accelerate=namespace)},
+        [Namespace("shop", accelerate=namespace)],
         [_service(service)],
         endpoints(pods, [(DB, [(A, 5432), (B, 5432)])]),
     )

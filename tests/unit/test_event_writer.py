@@ -80,3 +80,30 @@ async def test_the_warden_outlives_a_bad_answer(fault: ApiError | bytes) -> None
     assert 0 < await warden.step() <= 30
     assert warden.problem == ""
     assert await warden.step() == 0
+
+
+async def test_an_annotation_is_told_at_a_pod_without_asking_for_it() -> None:
+    told = Notice(ObjectKey("Pod", "shop", "a"), "WrongAnnotation", "no wish", Scope.NODE, "uid-a")
+    api = Recording()
+    assert await EventWriter(api, "node-1", lambda: [told], clock=lambda: 0.0).step() == 0
+    (event,) = api.events
+    assert event["regarding"] == {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "namespace": "shop",
+        "name": "a",
+        "uid": "uid-a",
+    }
+    assert event["action"] == "Acceleration"
+
+
+class Recording(FakeApi):
+    """An API that takes everything."""
+
+    def __init__(self) -> None:
+        self.events: list[dict[str, Any]] = []
+
+    def answer(self, method: str, body: bytes) -> bytes:
+        assert method == "POST", "the uid is known"
+        self.events.append(msgspec.json.decode(body))
+        return b"{}"
