@@ -228,7 +228,8 @@ class Settings(_Frozen):
         1.0, description="seconds between looks for connections to accelerate"
     )
     state: Path = Field(
-        Path("/var/lib/netaccel"), description="folder for what outlives reboots: recorded edges"
+        Path("/var/lib/netaccel"),
+        description="folder for what outlives agents: recorded edges, receipts of acceleration",
     )
     flow_history: PositiveInt = Field(65_536, description="flows kept in memory for `netaccel flows`")
     edge_days: PositiveFloat = Field(7.0, description="days that recorded edges are kept")

@@ -127,6 +127,14 @@ async def test_what_went_from_socket_to_socket_is_told_beside_the_packets(statio
     assert (records(station)[-1].redirected, records(station)[-1].path) == (None, "")
 
 
+async def test_the_path_of_what_ended_is_asked_for(station: Station) -> None:
+    station.flows.ask_way(lambda source, destination: "peer" if (source, destination) == (WEB, DB) else "tc")
+    await station.flows.ended(
+        [(KEY, flow(station, 1, 1, 1)), (KEY._replace(peer=CLIENT), flow(station, 1, 1, 1))]
+    )
+    assert [record.path for record in records(station)] == ["peer", "tc"]
+
+
 async def test_redirections_are_asked_from_whoever_opened(station: Station) -> None:
     asked = []
     station.flows.ask_redirections(lambda *ends: asked.append(ends))

@@ -42,6 +42,15 @@ def wall_offset() -> int:
     return time.time_ns() - time.monotonic_ns()
 
 
+Way = Callable[[bytes, bytes], str]
+"""The path of packets from one address to another now; "" where that isn't known."""
+
+
+def _unknown(_source: bytes, _destination: bytes) -> str:
+    """Nobody knows."""
+    return ""
+
+
 class Judged(NamedTuple):
     """A flow's entry and what is told of it. ``age``: seconds from first to last packet.
 
@@ -66,6 +75,8 @@ class Namer:
         self._words = words
         self._directory = directory
         self._names = names
+        self.way: Way = _unknown
+        """May be set later."""
         self._offset = wall_offset()
 
     def begin(self) -> None:
@@ -131,7 +142,7 @@ class Namer:
             service=names.service(flow.service),
             rule=names.rule(flow.rule),
             shadow_rule=names.rule(flow.shadow_rule),
-            path=ACCELERATED if judged.total_redirected else "",
+            path=ACCELERATED if judged.total_redirected else self.way(source[0], destination[0]),
             identity=flow.identity,
             device=key.ifindex,
             traffic=judged.traffic,

@@ -23,7 +23,7 @@ from netaccel.observe.flows.directory import Directory
 from netaccel.observe.flows.drops import DropNamer, DropTop, PairGrowth, PairReader, Pairs
 from netaccel.observe.flows.filters import Query
 from netaccel.observe.flows.log import FlowLog, Wanted
-from netaccel.observe.flows.naming import Judged, Namer, Stamp
+from netaccel.observe.flows.naming import Judged, Namer, Stamp, Way
 from netaccel.observe.flows.pump import Pump, Ring
 from netaccel.observe.flows.record import FlowRecord
 from netaccel.observe.flows.rules import Names
@@ -104,6 +104,10 @@ class Flows:
     def hear(self, event: Event) -> None:
         """Learn from a source's event whose addresses are."""
         self.directory.hear(event)
+
+    def ask_way(self, way: Way) -> None:
+        """Have the path of flows told that ended or last, by who knows it."""
+        self._namer.way = way
 
     def ask_redirections(self, redirections: Redirections) -> None:
         """Have what goes from socket to socket told too, by who accelerates."""
