@@ -405,6 +405,27 @@ class AccelResult(NamedTuple):
     flags: int
 
 
+class PodPeerKey(NamedTuple):
+    """Key of ``pod_peers``: a pod's address."""
+
+    addr: bytes
+
+
+class PodPeer(NamedTuple):
+    """Value of ``pod_peers``. ``mac`` is the pod's own, ``gateway`` that by which it reaches the node."""
+
+    ifindex: int
+    bridge: int
+    mac: bytes
+    gateway: bytes
+
+
+class PeerHints(NamedTuple):
+    """Value of ``peer_hints`` (key: 0)."""
+
+    likely: bytes
+
+
 class DryRun(NamedTuple):
     """Value of ``dry_run`` (key: 0), of an instance of ``tc_pod`` loaded with the constant ``dry_run``.
 

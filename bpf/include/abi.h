@@ -153,7 +153,9 @@ enum counter {
 	COUNTER_POLICY4_SWEPT, /* expired entries deleted; only the agent writes these two */
 	COUNTER_POLICY6_SWEPT,
 	COUNTER_POLICY_AGAIN, /* established flows that were judged again after a change of policy */
-	COUNTERS,             /* count, keep last */
+	COUNTER_PEER_PACKETS, /* given to another pod of this node past the node's stack; of segments each */
+	COUNTER_PEER_BYTES,
+	COUNTERS, /* count, keep last */
 };
 
 /* --------------------------------------------------------------- policy */
@@ -558,6 +560,23 @@ struct gate_key {
 	__u8 addr[ADDR_LEN]; /* a pod's */
 };
 
+struct pod_peer_key {
+	__u8 addr[ADDR_LEN]; /* a pod's */
+};
+
+/* How packets get to a pod of this node, and from it. */
+struct pod_peer {
+	__u32 ifindex;   /* of its device on the node */
+	__u32 bridge;    /* ifindex of the bridge that this is a port of; 0: none, the node routes */
+	__u8 mac[6];     /* of the pod's own end, ... */
+	__u8 gateway[6]; /* ... and by which the pod reaches the node, as they follow each other in a frame */
+};
+
+#define PEER_HINTS 4096 /* a power of two */
+struct peer_hints {     /* key 0: 1 where the address of some pod of pod_peers has this hash */
+	__u8 likely[PEER_HINTS];
+};
+
 /* A sample of the ring buffer flow_events. */
 struct flow_event {
 	__u64 time; /* bpf_ktime_get_ns() */
@@ -742,7 +761,7 @@ struct settings {
 	__u32 policy;        /* 0: pod devices judge nothing */
 	__u32 dry_run;       /* 1: answers go to the map dry_run, and no other map is written */
 	__u32 has_skb_netns; /* bpf_get_netns_cookie takes a packet of cgroup_skb */
-	__u32 pad;
+	__u32 peer;          /* 1: packets between two pods of pod_peers go past the node's stack */
 };
 
 #endif

@@ -5,12 +5,17 @@
 
 #include "maps.h"
 
-static __always_inline void count(__u32 which)
+static __always_inline void count_by(__u32 which, __u64 more)
 {
 	__u64 *n = bpf_map_lookup_elem(&counters, &which);
 
 	if (n)
-		(*n)++;
+		*n += more;
+}
+
+static __always_inline void count(__u32 which)
+{
+	count_by(which, 1);
 }
 
 /* Called by entry programs only, once for a packet or call that is not carried. */

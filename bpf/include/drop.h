@@ -3,6 +3,7 @@
 #ifndef NETACCEL_DROP_H
 #define NETACCEL_DROP_H
 
+#include "device.h"
 #include "event.h"
 #include "packet.h"
 
@@ -38,7 +39,7 @@ static __always_inline struct flow_event *event_compose(const struct packet *p, 
 	e->direction = p->flags & PACKET_FROM_POD ? POLICY_EGRESS : POLICY_INGRESS;
 	e->ifindex = ifindex;
 	e->length = p->tot_len;
-	e->path = PATH_TC;
+	e->path = PATH_HERE;
 	return e;
 }
 

@@ -6,6 +6,7 @@
 #ifndef NETACCEL_POLICY_H
 #define NETACCEL_POLICY_H
 
+#include "device.h"
 #include "drop.h"
 #include "flow.h"
 #include "policy_maps.h"
@@ -81,7 +82,7 @@ static __always_inline __u32 policy_device(struct __sk_buff *skb)
 	__u32 zero = 0;
 
 	if (!settings.dry_run)
-		return skb->ifindex;
+		return pod_device(skb);
 	dry = bpf_map_lookup_elem(&dry_run, &zero);
 	return dry ? dry->ifindex : 0;
 }

@@ -10,6 +10,7 @@
 
 #include "fragment.h"
 #include "parse.h"
+#include "peer.h"
 #include "policy.h"
 
 #define ICMP_ECHOREPLY 0
@@ -173,7 +174,7 @@ static __noinline int policy_remember(const struct packet *p)
 static __always_inline enum policy_known
 policy_known(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction, enum policy_look look)
 {
-	struct policy_flow *f = policy_find(family, &p->tuple, direction, skb->ifindex);
+	struct policy_flow *f = policy_find(family, &p->tuple, direction, pod_device(skb));
 	struct policy_revision *current = policy_now();
 	__u32 now;
 
@@ -312,6 +313,17 @@ static __always_inline void policy_note(const struct policy_case *c, struct flow
 	e->type = c->reason ? EVENT_DROP : EVENT_VERDICT;
 }
 
+/* How what the case's pod sends will travel. */
+static __always_inline __u8 policy_path(const struct policy_case *c)
+{
+	const struct pod_peer *pod;
+
+	if (!settings.peer || !peer_hint(c->peer.w[3]) || !peer_find(&c->peer))
+		return PATH_HERE;
+	pod = peer_find(&c->pod);
+	return pod && pod->ifindex == c->ifindex ? PATH_PEER : PATH_HERE;
+}
+
 /* A verdict's event names the opener as its source, whoever sent this packet. */
 static __always_inline void policy_tell(const struct policy_case *c, struct flow_event *e)
 {
@@ -325,6 +337,8 @@ static __always_inline void policy_tell(const struct policy_case *c, struct flow
 		e->sport = e->dport;
 		e->dport = port;
 	}
+	if (c->from_pod)
+		e->path = policy_path(c);
 	event_verdict(e);
 }
 
@@ -503,7 +517,7 @@ static __always_inline int policy_refused(struct __sk_buff *skb, int family, __u
 
 	if (!c || !current)
 		return 0;
-	c->ifindex = skb->ifindex;
+	c->ifindex = pod_device(skb);
 	f = policy_find_case(family, &c->packet.tuple, direction, c);
 	if (f && f->flags & POLICY_FLOW_DENIED) {
 		f->flags |= POLICY_FLOW_REJECTED;
@@ -575,7 +589,7 @@ static __always_inline int policy_is_related(struct __sk_buff *skb, int family, 
 			return 0;
 		policy_icmp_ports(family, &quoted->tuple, header, !direction);
 	}
-	return policy_find(family, &quoted->tuple, !direction, skb->ifindex) != NULL;
+	return policy_find(family, &quoted->tuple, !direction, pod_device(skb)) != NULL;
 }
 
 #endif

@@ -113,7 +113,7 @@ static __always_inline enum policy_quick quick4(struct __sk_buff *skb, __u16 l3,
 		return POLICY_QUICK_ABSENT;
 	key[0] = direction == POLICY_EGRESS ? ip->saddr : ip->daddr;
 	key[1] = direction == POLICY_EGRESS ? ip->daddr : ip->saddr;
-	quick_key(l4, ip->protocol, direction, skb->ifindex, key + 2);
+	quick_key(l4, ip->protocol, direction, pod_device(skb), key + 2);
 	return quick_pass(skb, bpf_map_lookup_elem(&policy_flows4, key), POLICY_FLOW_PLAIN, direction,
 			  length);
 }
@@ -135,7 +135,7 @@ static __always_inline enum policy_quick quick6(struct __sk_buff *skb, __u16 l3,
 		return POLICY_QUICK_ABSENT;
 	__builtin_memcpy(key, direction == POLICY_EGRESS ? &ip->saddr : &ip->daddr, ADDR_LEN);
 	__builtin_memcpy(key + 4, direction == POLICY_EGRESS ? &ip->daddr : &ip->saddr, ADDR_LEN);
-	quick_key(l4, ip->nexthdr, direction, skb->ifindex, key + 8);
+	quick_key(l4, ip->nexthdr, direction, pod_device(skb), key + 8);
 	return quick_pass(skb, bpf_map_lookup_elem(&policy_flows6, key), POLICY_FLOW_PLAIN, direction,
 			  sizeof(*ip) + length);
 }
@@ -161,25 +161,17 @@ static __always_inline int quick_translated(struct __sk_buff *skb, int family, c
 	if (family == AF_INET) {
 		key[0] = ((const struct flow4 *)f)->new_src;
 		key[1] = ((const struct flow4 *)f)->new_dst;
-		quick_key((const __u8 *)&f->new_sport, p->tuple.proto, POLICY_EGRESS, skb->ifindex, key + 2);
+		quick_key((const __u8 *)&f->new_sport, p->tuple.proto, POLICY_EGRESS, pod_device(skb),
+			  key + 2);
 		found = bpf_map_lookup_elem(&policy_flows4, key);
 	} else {
 		__builtin_memcpy(key, f->new_src, ADDR_LEN);
 		__builtin_memcpy(key + 4, f->new_dst, ADDR_LEN);
-		quick_key((const __u8 *)&f->new_sport, p->tuple.proto, POLICY_EGRESS, skb->ifindex, key + 8);
+		quick_key((const __u8 *)&f->new_sport, p->tuple.proto, POLICY_EGRESS, pod_device(skb),
+			  key + 8);
 		found = bpf_map_lookup_elem(&policy_flows6, key);
 	}
 	return quick_pass(skb, found, 0, POLICY_EGRESS, p->tot_len) == POLICY_QUICK_PASS;
-}
-
-static __noinline int quick_translated4(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
-{
-	return p && f ? quick_translated(skb, AF_INET, p, f) : 0;
-}
-
-static __noinline int quick_translated6(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
-{
-	return p && f ? quick_translated(skb, AF_INET6, p, f) : 0;
 }
 
 #endif

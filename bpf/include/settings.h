@@ -22,6 +22,7 @@ const volatile struct settings settings = {
 	.snat_count = 4536,
 	.has_retval = 1,
 	.policy = 1,
+	.peer = 1,
 };
 
 /* Enums that no struct field names stay in BTF through a variable; libbpf skips the section. */

@@ -10,6 +10,7 @@
 #include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 #include "count.h"
+#include "device.h"
 #include "drop.h"
 #include "fragment.h"
 #include "icmp.h"
@@ -79,7 +80,7 @@ static __noinline enum tc_read tc_read6(struct __sk_buff *skb, __u16 l3, struct 
 
 static __always_inline int tc_drop(struct __sk_buff *skb, const struct packet *p, __u32 reason)
 {
-	event_drop_packet(p, skb->ifindex, reason, PATH_TC);
+	event_drop_packet(p, pod_device(skb), reason, PATH_HERE);
 	return TC_ACT_SHOT;
 }
 
@@ -99,7 +100,7 @@ static void tc_before_answer(struct __sk_buff *skb, int family, const struct pac
 /* Counted, and answered by a reset or an ICMP error. */
 static __always_inline int tc_refuse(struct __sk_buff *skb, int family, const struct packet *p, __u32 reason)
 {
-	event_drop_packet(p, skb->ifindex, reason, PATH_TC);
+	event_drop_packet(p, pod_device(skb), reason, PATH_HERE);
 	tc_before_answer(skb, family, p);
 	return family == AF_INET ? tc_refuse4(skb, p) : tc_refuse6(skb, p);
 }

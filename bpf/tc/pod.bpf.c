@@ -6,210 +6,23 @@
  * the node's address.
  *
  * What the pod sends is judged by where the load balancer sends it, before it is rewritten; what it gets,
- * as it comes. A flow that nothing translates is known by one look-up, and all else is skipped.
+ * as it comes. A flow that nothing translates is known by one look-up, and all else is skipped. What goes to
+ * another pod of this node is offered to tc/peer.bpf.c.
  */
-#include "tc.h"
-#include "policy_flow.h"
-#include "policy_quick.h"
-
-/* ------------------------------------------------------- instances of a family */
-
-static __noinline int known4(struct __sk_buff *skb, const struct packet *p, __u8 direction,
-			     enum policy_look look)
-{
-	return p ? policy_known(skb, AF_INET, p, direction, look) : POLICY_ASK;
-}
-
-static __noinline int known6(struct __sk_buff *skb, const struct packet *p, __u8 direction,
-			     enum policy_look look)
-{
-	return p ? policy_known(skb, AF_INET6, p, direction, look) : POLICY_ASK;
-}
-
-static __always_inline int known(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
-				 enum policy_look look)
-{
-	if (settings.dry_run)
-		return POLICY_ASK;
-	return family == AF_INET ? known4(skb, p, direction, look) : known6(skb, p, direction, look);
-}
-
-static __always_inline __u32 ask(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
-{
-	if (!policy_case_of(p))
-		return DROP_POLICY_INCOMPLETE;
-	return family == AF_INET ? policy_ask4(skb, direction) : policy_ask6(skb, direction);
-}
-
-static __always_inline void open(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
-				 __u8 flags)
-{
-	if (settings.dry_run || !policy_case_of(p))
-		return;
-	if (family == AF_INET)
-		policy_open4(skb, direction, flags);
-	else
-		policy_open6(skb, direction, flags);
-}
-
-static __always_inline int is_plain(int family, const struct packet *p, __u8 direction)
-{
-	return family == AF_INET ? policy_is_plain4(p, direction) : policy_is_plain6(p, direction);
-}
-
-/* -------------------------------------------------------------------- refusals */
-
-static __always_inline void refused(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
-{
-	if (!policy_case_of(p))
-		return;
-	if (family == AF_INET)
-		policy_refused4(skb, direction);
-	else
-		policy_refused6(skb, direction);
-}
-
-static __always_inline void tc_before_answer(struct __sk_buff *skb, int family, const struct packet *p)
-{
-	if (settings.policy)
-		refused(skb, family, p, POLICY_EGRESS);
-}
-
-/* Back to who sent the case's packet: to the pod out of the device, or into it, as if the pod had answered.
- */
-static __always_inline int reject(struct __sk_buff *skb, int family, __u8 direction)
-{
-	struct policy_case *c = policy_case();
-	int verdict;
-
-	if (!c)
-		return TC_ACT_SHOT;
-	verdict = reply_forbid(skb, &c->packet, family);
-	if (verdict != TC_ACT_REDIRECT || direction == POLICY_EGRESS)
-		return verdict;
-	return bpf_redirect(skb->ifindex, BPF_F_INGRESS);
-}
-
-__noinline int reject4(struct __sk_buff *skb, __u32 direction)
-{
-	return reject(skb, AF_INET, direction);
-}
-
-__noinline int reject6(struct __sk_buff *skb, __u32 direction)
-{
-	return reject(skb, AF_INET6, direction);
-}
-
-/* What ask() did not allow; *p as it came, its event composed. */
-static __always_inline int deny(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
-				__u32 reason)
-{
-	if (settings.dry_run)
-		return TC_ACT_SHOT;
-	count_drop(reason, p->tot_len);
-	event_drop();
-	if (reason != DROP_POLICY_REJECTED)
-		return TC_ACT_SHOT;
-	refused(skb, family, p, direction);
-	return family == AF_INET ? reject4(skb, direction) : reject6(skb, direction);
-}
-
-/* What can't be judged, for `reason`: let through where no policy is in force. */
-static __always_inline int blind(struct __sk_buff *skb, struct packet *p, __u8 direction, __u32 reason)
-{
-	if (!settings.policy)
-		return TC_NEXT;
-	reason = policy_blind(policy_device(skb), direction, reason);
-	if (!reason)
-		return TC_NEXT;
-	if (settings.dry_run)
-		return TC_ACT_SHOT;
-	if (!p->tot_len)
-		p->tot_len = skb->len - p->l3;
-	return tc_drop(skb, p, reason);
-}
-
-/* --------------------------------------------------------------- as the packet is */
-
-/* A packet of which nothing is known. *plain: nothing translates its flow. */
-static __always_inline int judge(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction,
-				 int *plain)
-{
-	__u32 reason;
-
-	*plain = 0;
-	reason = ask(skb, family, p, direction);
-	if (reason)
-		return deny(skb, family, p, direction, reason);
-	if (settings.dry_run)
-		return TC_NEXT;
-	*plain = is_plain(family, p, direction);
-	open(skb, family, p, direction, *plain ? POLICY_FLOW_PLAIN : 0);
-	if (fragment_is_first(p))
-		policy_remember(p);
-	return TC_NEXT;
-}
-
-/* TCP and UDP that the load balancer passes, and all other protocols. */
-static __always_inline int pass(struct __sk_buff *skb, int family, const struct packet *p, __u8 direction)
-{
-	int plain;
-
-	if (direction == POLICY_EGRESS)
-		hint_set(p, 0);
-	if (known(skb, family, p, direction, POLICY_LOOK_ANY) != POLICY_ASK)
-		return TC_NEXT;
-	return judge(skb, family, p, direction, &plain);
-}
-
-static __noinline int pass4(struct __sk_buff *skb, const struct packet *p, __u8 direction)
-{
-	return p ? pass(skb, AF_INET, p, direction) : TC_ACT_SHOT;
-}
-
-static __noinline int pass6(struct __sk_buff *skb, const struct packet *p, __u8 direction)
-{
-	return p ? pass(skb, AF_INET6, p, direction) : TC_ACT_SHOT;
-}
-
-/* 1 where a later fragment has the ports of its first one, or the protocol has none. */
-static __always_inline int has_ports(int family, struct packet *p)
-{
-	if (!(p->flags & PACKET_LATER_FRAGMENT))
-		return 1;
-	if (p->tuple.proto != IPPROTO_SCTP && !proto_is_icmp(family, p->tuple.proto))
-		return 1;
-	return !fragment_ports(p);
-}
-
-/* Neither TCP nor UDP. */
-static __always_inline int other(struct __sk_buff *skb, int family, struct packet *p, __u8 direction)
-{
-	__u8 header[8];
-
-	if (!has_ports(family, p))
-		return blind(skb, p, direction, DROP_FRAGMENT);
-	if (proto_is_icmp(family, p->tuple.proto) && !(p->flags & PACKET_LATER_FRAGMENT)) {
-		if (bpf_skb_load_bytes(skb, p->l4, header, sizeof(header)))
-			return blind(skb, p, direction, DROP_POLICY_UNKNOWN);
-		if (icmp_is_neighbour(family, header[0]))
-			return TC_NEXT;
-		policy_icmp_ports(family, &p->tuple, header, direction);
-	}
-	return family == AF_INET ? pass4(skb, p, direction) : pass6(skb, p, direction);
-}
-
-static __noinline int other4(struct __sk_buff *skb, struct packet *p, __u8 direction)
-{
-	return p ? other(skb, AF_INET, p, direction) : TC_ACT_SHOT;
-}
-
-static __noinline int other6(struct __sk_buff *skb, struct packet *p, __u8 direction)
-{
-	return p ? other(skb, AF_INET6, p, direction) : TC_ACT_SHOT;
-}
+#include "peer.h"
+#include "pod.h"
 
 /* --------------------------------------------------------------- load balancing */
+
+static __noinline int quick_translated4(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+{
+	return p && f ? quick_translated(skb, AF_INET, p, f) : 0;
+}
+
+static __noinline int quick_translated6(struct __sk_buff *skb, const struct packet *p, const struct flow *f)
+{
+	return p && f ? quick_translated(skb, AF_INET6, p, f) : 0;
+}
 
 /* Back to the pod that sent it. */
 static __always_inline int bounce(struct __sk_buff *skb)
@@ -414,29 +227,6 @@ static __noinline int balance6(struct __sk_buff *skb, struct packet *p)
 	return balance(skb, AF_INET6, p);
 }
 
-/* What the pod gets: as it comes, and then its frontend's address back. `what`: enum policy_known. */
-static __always_inline int deliver(struct __sk_buff *skb, int family, struct packet *p, int what)
-{
-	int plain, verdict;
-
-	if (settings.policy && what == POLICY_ASK) {
-		verdict = judge(skb, family, p, POLICY_INGRESS, &plain);
-		if (verdict != TC_NEXT || plain || settings.dry_run)
-			return verdict;
-	}
-	return tc_reply(skb, family, p, FLOW_FROM_POD, FLOW_HAIRPIN);
-}
-
-static __noinline int deliver4(struct __sk_buff *skb, struct packet *p, int what)
-{
-	return deliver(skb, AF_INET, p, what);
-}
-
-static __noinline int deliver6(struct __sk_buff *skb, struct packet *p, int what)
-{
-	return deliver(skb, AF_INET6, p, what);
-}
-
 /* ------------------------------------------------------------------ ICMP errors */
 
 static __always_inline int translate_icmp(struct __sk_buff *skb, int family, enum icmp_hook hook,
@@ -570,29 +360,17 @@ static __always_inline int ingress(struct __sk_buff *skb, int family, __u16 l3)
 static __always_inline int egress(struct __sk_buff *skb, int family, __u16 l3)
 {
 	enum policy_quick quick = policy_quick(skb, family, l3, POLICY_INGRESS);
-	int what = POLICY_ASK;
+	enum tc_read read;
 	struct packet p;
 
 	if (quick == POLICY_QUICK_PASS)
 		return TC_NEXT;
-	switch (family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p)) {
-	case TC_READ_ICMP:
+	read = family == AF_INET ? tc_read4(skb, l3, &p) : tc_read6(skb, l3, &p);
+	if (read == TC_READ_ICMP)
 		return egress_icmp(skb, family, &p);
-	case TC_READ_ORPHAN:
+	if (read == TC_READ_ORPHAN)
 		return blind(skb, &p, POLICY_INGRESS, DROP_FRAGMENT);
-	case TC_READ_PORTS:
-		if (settings.policy && quick != POLICY_QUICK_ABSENT)
-			what = known(skb, family, &p, POLICY_INGRESS, POLICY_LOOK_ANY);
-		if (what == POLICY_PLAIN)
-			return TC_NEXT;
-		return family == AF_INET ? deliver4(skb, &p, what) : deliver6(skb, &p, what);
-	case TC_READ_OTHER:
-		if (!settings.policy)
-			return TC_NEXT;
-		return family == AF_INET ? other4(skb, &p, POLICY_INGRESS) : other6(skb, &p, POLICY_INGRESS);
-	default:
-		return blind(skb, &p, POLICY_INGRESS, DROP_POLICY_UNKNOWN);
-	}
+	return arrive(skb, family, &p, read, quick);
 }
 
 static __noinline int ingress4(struct __sk_buff *skb, __u16 l3)
@@ -620,11 +398,19 @@ int tc_pod_ingress(struct __sk_buff *skb)
 {
 	__u16 l3;
 
+	int verdict;
+
 	switch (tc_family(skb, &l3)) {
 	case AF_INET:
-		return ingress4(skb, l3);
+		verdict = ingress4(skb, l3);
+		if (verdict == TC_NEXT && peer_is_likely(skb, AF_INET))
+			bpf_tail_call(skb, &peer_program, 0);
+		return verdict; /* there is none: as if it had left the packet */
 	case AF_INET6:
-		return ingress6(skb, l3);
+		verdict = ingress6(skb, l3);
+		if (verdict == TC_NEXT && peer_is_likely(skb, AF_INET6))
+			bpf_tail_call(skb, &peer_program, 0);
+		return verdict;
 	default:
 		return TC_NEXT;
 	}

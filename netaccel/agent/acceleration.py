@@ -282,7 +282,7 @@ class Acceleration:
     def status(self) -> Status:
         """See netaccel.accelerate.view."""
         agent, engine = self._agent, self._engine
-        without = unaccelerated(agent.settings)
+        without = unaccelerated(agent.settings, agent.peer_tier())
         on = engine is not None and verdict(self._checks).on and self._facts.wishes.any_enabled
         reason = self._refusal or ("" if on else without.socket.reason)
         return Status(
@@ -323,4 +323,6 @@ class Acceleration:
             if (key := namespace.pod) is not None:
                 found = engine.visits.inside(namespace, lambda: programs.scan(everything=True))
                 seen[f"{key.namespace}/{key.name}"] = found or []
-        return told.connections(engine, pod, seen)
+        shown = told.connections(engine, pod, seen)
+        peers = self._agent.peers
+        return [peers.with_path(one) for one in shown] if peers else shown

@@ -21,6 +21,7 @@ from netaccel.agent.enforcement import Enforcement
 from netaccel.agent.facts import node_facts
 from netaccel.agent.flows import FlowWatch, redirections
 from netaccel.agent.origin import Opening
+from netaccel.agent.peers import PeerWays
 from netaccel.agent.publish import Publisher
 from netaccel.agent.report import Answers
 from netaccel.agent.standing import Standing
@@ -35,7 +36,7 @@ from netaccel.datapath.pods import Placement
 from netaccel.datapath.probe import probe
 from netaccel.datapath.sockets import SocketReaper, open_destroyer
 from netaccel.errors import DatapathError
-from netaccel.model.endpoint import Node, Pod
+from netaccel.model.endpoint import Node, Pod, PodKey
 from netaccel.model.event import Delete, Event, Reject, Source, SourceStatus, Upsert
 from netaccel.model.plain import told
 from netaccel.observe.conntrack import Expiry, sweep
@@ -74,7 +75,7 @@ class Agent:
             on_backends_removed=self._reap,
             on_report=self._account,
             policies=policies.engine if policies else None,
-            on_policy_report=policies.reported if policies else _ignore,
+            on_policy_report=self._policies_passed,
         )
         heard_before = float(instance.note(HEARD) or 0)
         self.standing = Standing(settings, plane, reconciler, take_over, started, heard_before)
@@ -104,6 +105,7 @@ class Agent:
         instance.write_note(RECEIPTS, str(self._acceleration.file.absolute()))
         self.standing.warnings.append(self._acceleration.warnings)
         self.standing.notices.append(self._acceleration.notices)
+        self._peers = self.standing.peers = PeerWays(plane, self.pods, self._is_ready)
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
@@ -142,6 +144,7 @@ class Agent:
                     group.create_task(_every(self._settings.sweep_interval, self._sweep), name="sweep"),
                     group.create_task(_every(_REMEMBER, self._remember), name="remember"),
                     group.create_task(self._look_at_kernel(), name="features"),
+                    group.create_task(self._peers.run(), name="peers"),
                     group.create_task(self._record_edges(), name="edges"),
                     group.create_task(self._acceleration.run(), name="acceleration"),
                 ]
@@ -299,6 +302,7 @@ class Agent:
     async def placed(self, placement: Placement) -> None:
         """Pods are elsewhere."""
         self.standing.placement = placement
+        self._peers.placed(placement)
         if self._policies:
             await self._policies.placed(placement)
 
@@ -306,6 +310,7 @@ class Agent:
         """Programs are on all devices that were seen."""
         if self._policies:
             self._policies.let_through()
+        self._peers.stir()
 
     def node_changed(self) -> None:
         """Addresses or uplinks are others now."""
@@ -316,6 +321,16 @@ class Agent:
         self.answers.account_devices(seconds)
 
     # --------------------------------------------------------------- accounts
+
+    def _is_ready(self, key: PodKey, device: int) -> bool:
+        """Whether all that shall happen to a pod's packets at its device does."""
+        attached = device in self._plane.hooks.pods_attached()
+        return attached and (self._policies is None or self._policies.is_in_force(key, device))
+
+    def _policies_passed(self, report: PolicyReport) -> None:
+        if self._policies:
+            self._policies.reported(report)
+        self._peers.stir()
 
     def _account(self, report: Report) -> None:
         self.answers.account(report)
@@ -344,10 +359,6 @@ class _Told:
             for event in batch:
                 self._tell(event)
             yield batch
-
-
-def _ignore(report: PolicyReport) -> None:
-    """Policy is off: nobody makes one."""
 
 
 async def _every(seconds: float, action: Callable[[], Awaitable[None]]) -> None:

@@ -71,6 +71,10 @@ class Enforcement:
         except DatapathError as error:
             log.warning("strict mode's gate: %s; tried again with the next change", error)
 
+    def is_in_force(self, key: PodKey, device: int) -> bool:
+        """Whether what a pod sends and gets is judged at this device, as its policies say."""
+        return self.engine.placed.get(key) == device and self._is_there(key)
+
     def _guarded(self) -> list[Pod]:
         """Pods whose device has its programs and an endpoint."""
         attached, placed = self._plane.hooks.pods_attached(), self.engine.placed

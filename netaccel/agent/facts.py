@@ -86,12 +86,13 @@ def ignored(reconciler: Reconciler) -> dict[str, int]:
     return dict(Counter(reasons).most_common())
 
 
-def unaccelerated(settings: Settings) -> Status:
-    """What is told of acceleration where nothing of it runs."""
+def unaccelerated(settings: Settings, peer: Tier | None = None) -> Status:
+    """What is told of acceleration where no connection is looked at. ``peer``: as it says itself."""
     off = settings.accelerate == "disabled"
+    off_peer = "the setting peer is off" if settings.peer == "off" else "it has not started yet"
     return Status(
         node=settings.node_name,
-        peer=Tier(False, "the setting peer is off" if settings.peer == "off" else "", settings.peer != "off"),
+        peer=peer or Tier(False, off_peer, settings.peer != "off"),
         socket=Tier(
             False, "the setting accelerate is disabled" if off else "it has not started yet", not off
         ),

@@ -173,7 +173,7 @@ class Answers:
 
     def unaccelerated(self) -> Status:
         """What is told where nothing of it runs."""
-        return unaccelerated(self._agent.settings)
+        return unaccelerated(self._agent.settings, self._agent.peer_tier())
 
     def pods(self) -> dict[str, str]:
         """This node's, by ``namespace/name``; why one's connections can't be told, "" where they can."""

@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from netaccel.accelerate.view import Acceleration
+from netaccel.accelerate.view import Acceleration, Tier
 from netaccel.agent.enforcement import Enforcement
+from netaccel.agent.peers import PeerWays
 from netaccel.agent.takeover import TakeOver
 from netaccel.config import Settings
 from netaccel.datapath.plane import Plane
@@ -47,6 +48,8 @@ class Standing:
     """None: policy is off."""
     flows: Flows | None = None
     """None where no program tells flows."""
+    peers: PeerWays | None = None
+    """None: the agent is only being made."""
     acceleration: Acceleration | None = None
     """None: no connection is looked at."""
     warnings: list[Lines] = field(default_factory=list)
@@ -55,6 +58,10 @@ class Standing:
     """Who else may know of something that is under way, or left undone beside serving the node."""
     notices: list[Callable[[], list[Notice]]] = field(default_factory=list)
     """Who else has something to say of an object, for an Event on it."""
+
+    def peer_tier(self) -> Tier | None:
+        """Whether packets go from pod to pod past the node's stack."""
+        return self.peers.tier() if self.peers else None
 
     def written(self) -> tuple[int, int]:
         """Differs after each pass that wrote to the maps, or may have."""

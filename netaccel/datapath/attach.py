@@ -33,7 +33,7 @@ from netaccel.errors import AttachError
 
 _XDP_FLAGS_DRV_MODE = 1 << 2  # linux/if_link.h: in the driver, never the slow generic mode
 _BPF_F_BEFORE = 1 << 3  # linux/bpf.h: first of the hook; what others attached runs after ours
-_FILTER_HANDLE, _FILTER_PRIORITY = 0x6E61, 1  # a handle of our own, so that no other's filter is replaced
+FILTER_HANDLE, FILTER_PRIORITY = 0x6E61, 1  # a handle of our own, so that no other's filter is replaced
 _NOTE = "filter-"
 
 
@@ -252,7 +252,7 @@ class Attacher:
         try:
             made = libbpf.tc_hook_create(hook.ifindex) or (made and live is not None)
             self._instance.write_note(_NOTE + hook.name, str(note._replace(made_qdisc=made)))
-            libbpf.tc_attach(hook.ifindex, point, program.fd, _FILTER_HANDLE, _FILTER_PRIORITY)
+            libbpf.tc_attach(hook.ifindex, point, program.fd, FILTER_HANDLE, FILTER_PRIORITY)
         except OSError as error:
             raise _refused(hook, program, error) from error
         return "attached" if live is None else "replaced"
@@ -266,7 +266,7 @@ class Attacher:
         note = _FilterNote.parse(self._instance.note(_NOTE + name))
         live = _query_filter(note)
         if live is not None:
-            libbpf.tc_detach(note.ifindex, note.point, _FILTER_HANDLE, _FILTER_PRIORITY)
+            libbpf.tc_detach(note.ifindex, note.point, FILTER_HANDLE, FILTER_PRIORITY)
         self._instance.write_note(_NOTE + name, "")
         others = [_FilterNote.parse(self._instance.note(_NOTE + other)) for other in self._filters()]
         if note.made_qdisc and not any(other.ifindex == note.ifindex for other in others):
@@ -305,7 +305,7 @@ class _FilterNote(NamedTuple):
 
 def _query_filter(note: _FilterNote) -> libbpf.TcFilter | None:
     try:
-        return libbpf.tc_query(note.ifindex, note.point, _FILTER_HANDLE, _FILTER_PRIORITY)
+        return libbpf.tc_query(note.ifindex, note.point, FILTER_HANDLE, FILTER_PRIORITY)
     except OSError as error:
         if error.errno == errno.ENODEV:
             return None

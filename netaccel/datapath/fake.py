@@ -25,8 +25,10 @@ CAPACITIES = {
     "policy_rules": 65536,
     "policy_revision": 1,
     "rule_counters": 65536,
+    "pod_peers": 8192,
+    "peer_hints": 1,
 }
-_ARRAYS = ("backends", "maglev", "service_counters", "node", "policy_revision", "rule_counters")
+_ARRAYS = ("backends", "maglev", "service_counters", "node", "policy_revision", "rule_counters", "peer_hints")
 
 
 class FakeMaps:

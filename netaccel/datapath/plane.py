@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from netaccel.config import Settings
-from netaccel.datapath import loader, ports
+from netaccel.datapath import loader, peers, ports
 from netaccel.datapath.abi import Abi
 from netaccel.datapath.attach import Attacher
 from netaccel.datapath.bpfobject import OBJECTS, BpfObject, Program
@@ -35,9 +35,13 @@ _XDP = "xdp_uplink"
 _SOCKETS = "sock_cgroup"
 _GATE = "gate_pod"
 _GATE_PROGRAMS = ("gate_egress", "gate_ingress")
-_OBJECTS = (_SOCKETS, _XDP, "tc_uplink", "tc_pod")
+_POD = "tc_pod"  # with what the programs of its device begin
+_PEER, _PEER_PROGRAM = "tc_peer", "tc_pod_peer"
+_OBJECTS = (_SOCKETS, _XDP, "tc_uplink", _POD, _PEER)
 SET_RETVAL = (5, 18)
 """First kernel with bpf_set_retval; before it a refusal is EPERM."""
+CHECK_MTU = (5, 12)
+"""First kernel with bpf_check_mtu, without which no packet goes past the node's stack."""
 SKB_NETNS = (6, 15)
 """First kernel that tells programs of cgroup_skb a packet's namespace."""
 
@@ -67,6 +71,7 @@ def constants(settings: Settings, hz: int, cookie: int) -> dict[str, int]:
         "has_retval": int(kernel_version() >= SET_RETVAL),
         "policy": int(settings.policy == "on"),
         "has_skb_netns": int(kernel_version() >= SKB_NETNS),
+        "peer": int(settings.peer == "auto" and kernel_version() >= CHECK_MTU),
     }
 
 
@@ -89,8 +94,16 @@ class Plane:
     """The datapath of one node. Make it with :meth:`start`; closing it leaves the kernel as it is."""
 
     def __init__(
-        self, settings: Settings, loaded: Loaded, hooks: Hooks, eye: Eye, warnings: Sequence[str]
+        self,
+        settings: Settings,
+        loaded: Loaded,
+        hooks: Hooks,
+        eye: Eye,
+        warnings: Sequence[str],
+        without_peer: str = "",
     ) -> None:
+        self.without_peer = without_peer
+        """Why no packet can go from pod to pod past the node's stack; "" where it can."""
         self.settings = settings
         self.loaded = loaded
         self.hooks = hooks
@@ -116,7 +129,11 @@ class Plane:
                 programs.update(_programs(sockets))
                 hooks.attach_sockets(_attach_types(sockets))
 
-        loaded, warnings = _load(settings, instance, first)
+        loaded, warnings, without_peer = _load(settings, instance, first)
+        if _PEER in loaded.objects:
+            peers.arm(instance.maps, loaded.program(_PEER_PROGRAM))
+        else:  # before a program is replaced: both directions of a flow turn at once
+            peers.Peers(loaded.maps).clear()
         for obj in loaded.objects.values():
             programs.update(_programs(obj))
         hooks.attach_sockets(_attach_types(loaded.objects[_SOCKETS]))
@@ -127,7 +144,7 @@ class Plane:
         eye = Eye(settings)
         hooks.follow(eye.look(), explicit=bool(settings.uplinks))
         loaded.commit()
-        return cls(settings, loaded, hooks, eye, warnings)
+        return cls(settings, loaded, hooks, eye, warnings, without_peer)
 
     def look(self, change: Change = ANYTHING) -> NodeView:
         """Look at the node again, at what changed; returns how it was before. For one thread at a time."""
@@ -188,20 +205,38 @@ def _map_names(objects: Sequence[str]) -> set[str]:
 
 def _load(
     settings: Settings, instance: Instance, first: Callable[[BpfObject], None]
-) -> tuple[Loaded, list[str]]:
-    """Load the objects; without XDP's where the kernel refuses it, since tc can serve alone."""
-    objects = [name for name in _OBJECTS if settings.xdp != "off" or name != _XDP]
+) -> tuple[Loaded, list[str], str]:
+    """Load the objects; without those that the kernel refuses and others can do without.
+
+    XDP's, since tc can serve alone; and packets can always go through the node's stack: why they have to.
+    """
+    cookie = namespace_cookie(find_cgroup(settings.cgroup))
+    values = constants(settings, jiffies_per_second(), cookie)
+    without_peer = (
+        "" if values["peer"] or settings.peer == "off" else "this kernel has no bpf_check_mtu (5.12)"
+    )
+    left_out = {_XDP} if settings.xdp == "off" else set()
+    left_out |= set() if values["peer"] else {_PEER}
+    objects = [name for name in _OBJECTS if name not in left_out]
     if settings.strict and settings.policy == "on":
         objects.append(_GATE)
     sizes = map_sizes(settings.map_sizes, _map_names(objects)) if settings.map_sizes else {}
-    cookie = namespace_cookie(find_cgroup(settings.cgroup))
-    values = constants(settings, jiffies_per_second(), cookie)
-    try:
-        return loader.load(instance, objects, constants=values, sizes=sizes, loaded_first=first), []
-    except VerifierError as error:
-        if _XDP not in objects or _XDP not in str(error):
-            raise
-        log.warning("%s; tc serves alone", error)
-        objects.remove(_XDP)
-        loaded = loader.load(instance, objects, constants=values, sizes=sizes)
-        return loaded, [f"{error}; tc serves alone"]
+    warnings: list[str] = []
+    loaded_first: Callable[[BpfObject], None] | None = first
+    while True:
+        try:
+            loaded = loader.load(instance, objects, constants=values, sizes=sizes, loaded_first=loaded_first)
+        except VerifierError as error:
+            if _XDP in objects and _XDP in str(error):
+                objects.remove(_XDP)
+                warnings.append(f"{error}; tc serves alone")
+            elif _PEER in objects and _POD in str(error):  # tail calls of tc_pod may be refused, too
+                objects.remove(_PEER)
+                values["peer"] = 0
+                without_peer = str(error)
+            else:
+                raise
+            log.warning("%s; the others are loaded without", error)
+            loaded_first = None
+        else:
+            return loaded, warnings, without_peer

@@ -9,23 +9,16 @@ DatapathError where the kernel refuses.
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from netaccel.datapath.abi import V4_MAPPED
+from netaccel.datapath.nlmsg import ATTRIBUTE, Attributes, ask, attributes_of, dump
 from netaccel.errors import DatapathError
 
-_SOL_NETLINK, _NETLINK_GET_STRICT_CHK = 270, 12  # linux/netlink.h: filters are obeyed, from kernel 4.20
-_REQUEST, _DUMP = 1, 0x300  # NLM_F_REQUEST, NLM_F_DUMP
-_DUMP_INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: what was listed changed meanwhile
-_ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
-_GETLINK, _GETADDR, _GETROUTE, _GETNEIGH, _GETQDISC = 18, 22, 26, 30, 38  # linux/rtnetlink.h
-_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-_ATTRIBUTE = struct.Struct("=HH")  # struct rtattr: length, type
-_TYPE = 0x3FFF  # of an attribute, without the flags for nesting and byte order
+_GETLINK, _GETADDR, _GETROUTE, _GETNEIGH, _GETQDISC, _GETTFILTER = 18, 22, 26, 30, 38, 46  # linux/rtnetlink.h
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 _ADDR = struct.Struct("=BBBBi")  # struct ifaddrmsg: family, prefix length, flags, scope, index
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg: family, dst_len, ..., [4] table, [7] type, flags
@@ -38,6 +31,8 @@ _S32 = struct.Struct("=i")
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_LINK, _IFLA_MASTER = 1, 3, 4, 5, 10
 _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_LINK_NETNSID, _IFLA_INFO_KIND = 16, 18, 29, 37, 1
 _RTEXT_FILTER_SKIP_STATS = 8
+_IFLA_XDP, _IFLA_TARGET_NETNSID, _IFLA_XDP_ATTACHED = 43, 46, 2
+_IFLA_INFO_DATA, _IFLA_INFO_SLAVE_DATA, _IFLA_BRPORT_ISOLATED, _IFLA_BR_VLAN_FILTERING = 2, 5, 33, 7
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS, _IFA_TARGET_NETNSID = 1, 2, 8, 10
 _RTA_DST, _RTA_OIF, _RTA_PRIORITY, _RTA_MULTIPATH = 1, 4, 6, 9
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
@@ -49,10 +44,6 @@ _SCOPE_LINK = 253  # RT_SCOPE_LINK: link-local and narrower scopes have larger n
 _IFA_F_SECONDARY, _IFA_F_TENTATIVE = 1, 0x40
 _IFF_UP, _IFF_LOOPBACK = 1, 8
 _OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP")  # RFC 2863
-_RECEIVE = 1 << 17
-_TRIES = 5
-
-Attributes = dict[int, bytes]
 
 
 class Device(NamedTuple):
@@ -71,6 +62,18 @@ class Device(NamedTuple):
     peer_namespace: int | None
     """Netns id of the other end, None where it is in this namespace."""
     master: int
+
+
+class Link(NamedTuple):
+    """What else is to know of a device before packets go round it."""
+
+    device: Device
+    xdp: bool = False
+    """Has an XDP program."""
+    isolated: bool = False
+    """A bridge's port that talks to no other such port."""
+    filters_vlans: bool = False
+    """A bridge that keeps VLANs apart."""
 
 
 class Address(NamedTuple):
@@ -112,7 +115,7 @@ class Neighbour(NamedTuple):
 def devices() -> list[Device]:
     """Every device of this namespace, by ifindex."""
     request = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + _attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS)
-    return sorted(_device(body) for body in _dump("devices", _GETLINK, request))
+    return sorted(_device(body) for body in dump("devices", _GETLINK, request))
 
 
 def device(ifindex: int) -> Device | None:
@@ -121,11 +124,57 @@ def device(ifindex: int) -> Device | None:
         _IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS
     )
     try:
-        return _device(_ask("device", _GETLINK, request, 0)[0])
+        return _device(ask("device", _GETLINK, request)[0])
     except DatapathError as error:
         if error.errno == errno.ENODEV:
             return None
         raise
+
+
+def link(ifindex: int, namespace: int | None = None) -> Link | None:
+    """One device, None where there is none. ``namespace``: as of :func:`addresses`."""
+    other = b"" if namespace is None else _attribute(_IFLA_TARGET_NETNSID, namespace)
+    request = _LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
+    request += _attribute(_IFLA_EXT_MASK, _RTEXT_FILTER_SKIP_STATS) + other
+    try:
+        return _link(ask("device", _GETLINK, request)[0])
+    except DatapathError as error:
+        if error.errno in (errno.ENODEV, errno.EINVAL):  # EINVAL: the namespace is gone
+            return None
+        raise
+
+
+def filters(ifindex: int) -> list[tuple[int, int]]:
+    """Priority and handle of each filter of a device's clsact or ingress discipline."""
+    found = []
+    for parent in (0xFFFFFFF2, 0xFFFFFFF3):  # TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS), ..._EGRESS
+        try:
+            bodies = dump("filters", _GETTFILTER, _TRAFFIC.pack(socket.AF_UNSPEC, ifindex, 0, parent, 0))
+        except DatapathError as error:
+            if error.errno not in (errno.EINVAL, errno.ENODEV):  # no such discipline, no device
+                raise
+            continue
+        for body in bodies:
+            _, _, handle, _, info = _TRAFFIC.unpack_from(body)
+            found.append((info >> 16, handle))
+    return found
+
+
+def way_to(address: bytes) -> int:
+    """Ifindex of the device by which the node's stack would send to an address (16-byte form); 0: none."""
+    is_v4 = address.startswith(V4_MAPPED)
+    family, packed = (socket.AF_INET, address[12:]) if is_v4 else (socket.AF_INET6, address)
+    request = _ROUTE.pack(family, 8 * len(packed), 0, 0, 0, 0, 0, 0, 0)
+    request += ATTRIBUTE.pack(ATTRIBUTE.size + len(packed), _RTA_DST) + packed
+    try:
+        body = ask("route", _GETROUTE, request)[0]
+    except DatapathError as error:
+        if error.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL):
+            return 0
+        raise
+    if _ROUTE.unpack_from(body)[7] != _RTN_UNICAST:
+        return 0
+    return _number(attributes_of(body, _ROUTE.size).get(_RTA_OIF))
 
 
 def indexes() -> frozenset[int]:
@@ -142,7 +191,7 @@ def addresses(namespace: int | None = None, device: int = 0) -> list[Address]:
     return [
         _address(body)
         for family in (socket.AF_INET, socket.AF_INET6)
-        for body in _dump("addresses", _GETADDR, _ADDR.pack(family, 0, 0, 0, device) + other)
+        for body in dump("addresses", _GETADDR, _ADDR.pack(family, 0, 0, 0, device) + other)
     ]
 
 
@@ -171,9 +220,9 @@ def neighbours() -> list[Neighbour]:
     """Which MACs this namespace's addresses have, as far as the kernel knows now."""
     found = []
     for family in (socket.AF_INET, socket.AF_INET6):
-        for body in _dump("neighbours", _GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0)):
+        for body in dump("neighbours", _GETNEIGH, _NEIGHBOUR.pack(family, 0, 0, 0, 0)):
             _, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
-            attributes = _attributes(body, _NEIGHBOUR.size)
+            attributes = attributes_of(body, _NEIGHBOUR.size)
             if not state & _NUD_FAILED and {_NDA_DST, _NDA_LLADDR} <= attributes.keys():
                 found.append(Neighbour(index, attributes[_NDA_LLADDR], _long(attributes[_NDA_DST])))
     return found
@@ -183,9 +232,9 @@ def bridge_ports() -> list[Neighbour]:
     """Behind which ports bridges have learnt MACs (their forwarding databases)."""
     found = []
     # In strict mode the kernel takes struct ndmsg here and, without a filter, lists every bridge's.
-    for body in _dump("bridges", _GETNEIGH, _NEIGHBOUR.pack(socket.AF_BRIDGE, 0, 0, 0, 0)):
+    for body in dump("bridges", _GETNEIGH, _NEIGHBOUR.pack(socket.AF_BRIDGE, 0, 0, 0, 0)):
         _, index, _, flags, _ = _NEIGHBOUR.unpack_from(body)
-        attributes = _attributes(body, _NEIGHBOUR.size)
+        attributes = attributes_of(body, _NEIGHBOUR.size)
         if not flags & _NTF_SELF and _NDA_LLADDR in attributes:
             found.append(Neighbour(index, attributes[_NDA_LLADDR]))
     return found
@@ -194,9 +243,9 @@ def bridge_ports() -> list[Neighbour]:
 def queues() -> dict[int, frozenset[str]]:
     """Kinds of the queueing disciplines (``tbf``, ``fq_codel``, ...) by device."""
     found: dict[int, set[str]] = {}
-    for body in _dump("queues", _GETQDISC, _TRAFFIC.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+    for body in dump("queues", _GETQDISC, _TRAFFIC.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
         index = _TRAFFIC.unpack_from(body)[1]
-        kind = _text(_attributes(body, _TRAFFIC.size).get(_TCA_KIND, b""))
+        kind = _text(attributes_of(body, _TRAFFIC.size).get(_TCA_KIND, b""))
         found.setdefault(index, set()).add(kind)
     return {index: frozenset(kinds) for index, kinds in found.items()}
 
@@ -206,8 +255,8 @@ def queues() -> dict[int, frozenset[str]]:
 
 def _device(body: bytes) -> Device:
     _, _, index, flags, _ = _LINK.unpack_from(body)
-    attributes = _attributes(body, _LINK.size)
-    info = _attributes(attributes.get(_IFLA_LINKINFO, b""), 0)
+    attributes = attributes_of(body, _LINK.size)
+    info = attributes_of(attributes.get(_IFLA_LINKINFO, b""), 0)
     peer = _number(attributes.get(_IFLA_LINK))
     namespace = attributes.get(_IFLA_LINK_NETNSID)
     state = attributes.get(_IFLA_OPERSTATE, b"\0")[0]
@@ -226,9 +275,24 @@ def _device(body: bytes) -> Device:
     )
 
 
+def _link(body: bytes) -> Link:
+    found = attributes_of(body, _LINK.size)
+    info = attributes_of(found.get(_IFLA_LINKINFO, b""), 0)
+    xdp = attributes_of(found.get(_IFLA_XDP, b""), 0)
+    port = attributes_of(info.get(_IFLA_INFO_SLAVE_DATA, b""), 0)
+    data = attributes_of(info.get(_IFLA_INFO_DATA, b""), 0)
+    device = _device(body)
+    return Link(
+        device,
+        xdp=any(xdp.get(_IFLA_XDP_ATTACHED, b"")),
+        isolated=any(port.get(_IFLA_BRPORT_ISOLATED, b"")),
+        filters_vlans=device.kind == "bridge" and any(data.get(_IFLA_BR_VLAN_FILTERING, b"")),
+    )
+
+
 def _address(body: bytes) -> Address:
     _, length, short_flags, scope, index = _ADDR.unpack_from(body)
-    attributes = _attributes(body, _ADDR.size)
+    attributes = attributes_of(body, _ADDR.size)
     packed = attributes.get(_IFA_LOCAL) or attributes[_IFA_ADDRESS]
     flags = _number(attributes.get(_IFA_FLAGS)) if _IFA_FLAGS in attributes else short_flags
     return Address(
@@ -245,7 +309,7 @@ def _routes() -> Iterator[tuple[tuple[int, ...], Attributes]]:
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _ROUTE.pack(family, 0, 0, 0, _RT_TABLE_MAIN, 0, 0, _RTN_UNICAST, 0)
         try:
-            bodies = _dump("routes", _GETROUTE, request)
+            bodies = dump("routes", _GETROUTE, request)
         except DatapathError as error:
             if error.errno == errno.ENOENT:  # no route of this family was ever made: no table
                 continue
@@ -253,7 +317,7 @@ def _routes() -> Iterator[tuple[tuple[int, ...], Attributes]]:
         for body in bodies:
             header = _ROUTE.unpack_from(body)
             if (header[4], header[7]) == (_RT_TABLE_MAIN, _RTN_UNICAST):
-                yield header, _attributes(body, _ROUTE.size)
+                yield header, attributes_of(body, _ROUTE.size)
 
 
 def _hops(attributes: Attributes) -> list[int]:
@@ -269,17 +333,8 @@ def _hops(attributes: Attributes) -> list[int]:
     return found
 
 
-def _attributes(data: bytes, at: int) -> Attributes:
-    found = {}
-    while at + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, at)
-        found[kind & _TYPE] = data[at + _ATTRIBUTE.size : at + length]
-        at += max(_ATTRIBUTE.size, (length + 3) & ~3)
-    return found
-
-
 def _attribute(kind: int, value: int) -> bytes:
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + _S32.size, kind) + _S32.pack(value)
+    return ATTRIBUTE.pack(ATTRIBUTE.size + _S32.size, kind) + _S32.pack(value)
 
 
 def _number(raw: bytes | None) -> int:
@@ -293,54 +348,3 @@ def _text(raw: bytes) -> str:
 def _long(packed: bytes) -> bytes:
     """An address of either family in the 16-byte form."""
     return V4_MAPPED + packed if len(packed) == 4 else packed
-
-
-# -------------------------------------------------------------------- the wire
-
-
-def _dump(what: str, kind: int, request: bytes) -> list[bytes]:
-    """Bodies of all messages of one dump; again where the kernel says that it was not consistent."""
-    return _ask(what, kind, request, _DUMP)
-
-
-def _ask(what: str, kind: int, request: bytes, flags: int) -> list[bytes]:
-    try:
-        with socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE
-        ) as feed:
-            feed.settimeout(10)
-            feed.bind((0, 0))
-            feed.setsockopt(_SOL_NETLINK, _NETLINK_GET_STRICT_CHK, 1)
-            for sequence in range(1, _TRIES + 1):
-                length = _HEADER.size + len(request)
-                feed.send(_HEADER.pack(length, kind, _REQUEST | flags, sequence, 0) + request)
-                bodies, whole = _answer(feed, sequence, many=bool(flags))
-                if whole:
-                    break
-            return bodies
-    except OSError as error:
-        raise DatapathError(f"{what}: {error.strerror or error}", error.errno or 0) from error
-
-
-def _answer(feed: socket.socket, sequence: int, *, many: bool) -> tuple[list[bytes], bool]:
-    """Bodies up to the end of an answer, and whether nothing changed meanwhile. OSError."""
-    bodies: list[bytes] = []
-    whole = True
-    while True:
-        data = feed.recv(_RECEIVE)
-        at = 0
-        while at + _HEADER.size <= len(data):
-            length, kind, flags, number, _ = _HEADER.unpack_from(data, at)
-            body = data[at + _HEADER.size : at + length]
-            at += max(_HEADER.size, (length + 3) & ~3)
-            if number != sequence:
-                continue
-            whole = whole and not flags & _DUMP_INTERRUPTED
-            if kind in (_ERROR, _DONE):
-                code = -_S32.unpack_from(body)[0] if len(body) >= _S32.size else 0
-                if code > 0:
-                    raise OSError(code, os.strerror(code))
-                return bodies, whole
-            bodies.append(body)
-            if not many:
-                return bodies, True

@@ -39,14 +39,21 @@ TABLES = ("identities", "policy_endpoints", "policy_peers", "policy_rows")
 
 
 class PolicyTables:
-    """Writes a description; ``device`` is the pod's, ``names`` gives addresses."""
+    """Writes a description; ``device`` is the pod's, ``names`` gives addresses.
 
-    def __init__(self, loaded: Loaded, device: int, names: Mapping[str, str]) -> None:
+    ``subject``: another for each pod, where there are several.
+    """
+
+    def __init__(
+        self, loaded: Loaded, device: int, names: Mapping[str, str], *, subject: int = SUBJECT
+    ) -> None:
         self._loaded = loaded
         self._device = device
         self._names = names
+        self._subject = subject
         self._constants = loaded.abi.constants
-        self._revision = self._row = 0
+        self._revision = 0
+        self._row = 1000 * (subject - SUBJECT)
 
     def write(self, described: Mapping[str, Any]) -> None:
         """All tables anew, under the next revision."""
@@ -56,13 +63,13 @@ class PolicyTables:
         rows = {d: self._write_row(described.get(d, {"any": "allow"})) for d in ("ingress", "egress")}
         for peer, row in described.get("peers", {}).items():
             direction, number = peer.split()
-            key = PolicyPeerKey(SUBJECT, int(number), self._constants[f"POLICY_{direction.upper()}"])
+            key = PolicyPeerKey(self._subject, int(number), self._constants[f"POLICY_{direction.upper()}"])
             self._loaded.write("policy_peers", key, self._write_row(row))
         if pod := described.get("pod", "pod"):
             flags = sum(self._constants[f"ENDPOINT_{d.upper()}"] for d in rows if d in described)
             address = parse_address(self._names[pod])
             pair = (address, bytes(16)) if is_ipv4(address) else (bytes(16), address)
-            value = PolicyEndpoint(SUBJECT, 500, rows["ingress"], rows["egress"], flags, *pair)
+            value = PolicyEndpoint(self._subject, 500, rows["ingress"], rows["egress"], flags, *pair)
             self._loaded.write("policy_endpoints", self._device, value)
         revision = PolicyRevision(self._revision, int(described.get("strict", False)))
         self._loaded.write("policy_revision", 0, revision)

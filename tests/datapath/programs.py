@@ -18,7 +18,7 @@ SMALL = dict.fromkeys(
         "frontends4", "frontends6", "services", "backends", "maglev", "source_ranges", "flows4", "flows6",
         "affinity", "sock_nat", "sock_udp", "sock_peer", "service_counters",
         "identities", "policy_endpoints", "policy_peers", "policy_rows", "policy_rules", "rule_counters",
-        "policy_flows4", "policy_flows6", "gate_addresses", "drop_pairs",
+        "policy_flows4", "policy_flows6", "gate_addresses", "drop_pairs", "pod_peers",
     ),
     256,
 )  # fmt: skip

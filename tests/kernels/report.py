@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 from tests.kernels.packages import Kernel
 
-SINCE = {"accel_sockets": (6, 12), "probe_destroy": (6, 5), "sock_destroy": (6, 5), "trace_drops": (5, 17)}
+SINCE = {
+    "accel_sockets": (6, 12),
+    "probe_destroy": (6, 5),
+    "sock_destroy": (6, 5),
+    "tc_peer": (5, 12),
+    "trace_drops": (5, 17),
+}
 """Objects that older kernels may refuse, because user space does the work there."""
 
 Result = Mapping[str, Any]
