@@ -35,6 +35,7 @@ SETTINGS = {
     "peer": {"peer": "auto", "accelerate": "disabled"},
     "socket": {"peer": "auto", "accelerate": "auto", "accelerate-interval": str(INTERVAL)},
 }
+VOUCHED = {**SETTINGS["socket"], "accelerate": "enabled"}
 WAYS = (*SETTINGS, "unix", "loopback")
 SERVER, CLIENT = "pod:server", "pod:client"
 _PORT, _ONCE_PORT = 7001, 7002

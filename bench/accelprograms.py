@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs that people run, between two pods of a node, with acceleration and without, taking turns.
 
-Two labs: one plain, one with both tiers. Each program's server runs in both; its load goes to one and the
-other. What the load says of wrong answers is an error. A run begins with new connections, so what it takes
-the agent to see them as worth it is in the figures.
+A plain lab, one with both tiers, and one where the owner vouches for the programs too. Each program's server
+runs in the first and in one of the others; its load goes to one and the other. What the load says of wrong
+answers is an error. A run begins with new connections, so what it takes the agent to see them as worth it is
+in the figures.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ import random
 import statistics
 from contextlib import ExitStack
 
-from bench.accelground import CLIENT, SERVER, SETTINGS, address_of, laboratory, promoted
+from bench.accelground import CLIENT, SERVER, SETTINGS, VOUCHED, address_of, laboratory, promoted
 from bench.programs import PROGRAMS, Ground, Outcome, Program
 from bench.results import Result
 from netaccel.lab.handle import Lab
 
 SECONDS, ROUNDS = 4.0, 3
-WAYS = ("plain", "socket")
+OFF, ON = "off", "on"
 
 
 def run() -> list[Result]:
@@ -27,12 +28,16 @@ def run() -> list[Result]:
         raise SystemExit(f"bench accelprograms needs {', '.join(missing)}: scripts/setup bench")
     found, errors = [], []
     with ExitStack() as stack:
-        labs = {way: stack.enter_context(laboratory(way, SETTINGS[way])) for way in WAYS}
+        plain = stack.enter_context(laboratory("plain", SETTINGS["plain"]))
+        accelerated = {
+            vouched: stack.enter_context(laboratory(name, settings))
+            for vouched, name, settings in ((False, "socket", SETTINGS["socket"]), (True, "vouched", VOUCHED))
+        }
         for program in PROGRAMS.values():
-            before = promoted(labs["socket"])
-            outcomes = measure(program, labs)
-            count = promoted(labs["socket"]) - before
-            found.append(row(program, outcomes, count))
+            lab = accelerated[program.vouched]
+            before = promoted(lab)
+            outcomes = measure(program, {OFF: plain, ON: lab})
+            found.append(row(program, outcomes, promoted(lab) - before))
             errors += [
                 f"{program.name}, {way}: {error}"
                 for way, runs in outcomes.items()
@@ -52,14 +57,13 @@ def measure(program: Program, labs: dict[str, Lab]) -> dict[str, list[Outcome]]:
             for way, lab in labs.items()
         }
         for _ in range(ROUNDS):
-            for way in random.sample(WAYS, len(WAYS)):
+            for way in random.sample(list(labs), len(labs)):
                 found[way].append(program.load(grounds[way], SECONDS))
     return found
 
 
 def row(program: Program, outcomes: dict[str, list[Outcome]], count: int) -> Result:
-    """Medians."""
-    on, off = (statistics.median(outcome.rate for outcome in outcomes[way]) for way in ("socket", "plain"))
-    return Result(
-        f"{program.name}, {program.what}", on, "answers/s", off, "plain", note=f"{count} accelerated"
-    )
+    """Medians. ``count``: connections accelerated."""
+    on, off = (statistics.median(outcome.rate for outcome in outcomes[way]) for way in (ON, OFF))
+    note = f"{count} accelerated{', vouched for' if program.vouched else ''}"
+    return Result(f"{program.name}, {program.what}", on, "answers/s", off, "plain", note=note)

@@ -86,6 +86,9 @@ class Program:
     """Asks the server for something; LabError while it does not answer."""
     load: Callable[[Ground, float], Outcome]
     """Runs the client for about so many seconds."""
+    vouched: bool = False
+    """On some kernels it is accelerated only where its owner says ``enabled``: it has a call in it that may
+    go wrong on accelerated sockets (splice, FIONREAD). It makes no difference to what it does here."""
 
     def missing(self) -> list[str]:
         """Packages that would have to be installed first."""

@@ -95,6 +95,7 @@ RPC = _Rpc(
     _server,
     lambda ground: _ask(ground, 0.2),
     _ask,
+    vouched=True,
 )
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ WEB = Program(
     _server,
     lambda ground: _ready(ground, "http"),
     lambda ground, seconds: _load(ground, seconds, "http"),
+    vouched=True,
 )
 TLS = Program(
     "tls",
@@ -92,4 +93,5 @@ TLS = Program(
     _server,
     lambda ground: _ready(ground, "https"),
     lambda ground, seconds: _load(ground, seconds, "https"),
+    vouched=True,
 )
