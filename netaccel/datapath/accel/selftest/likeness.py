@@ -14,14 +14,15 @@ import socket
 import struct
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
-from netaccel.datapath.accel.selftest.wire import Wire, name_of, until
+from netaccel.datapath.accel.selftest.wire import STEP, Wire, name_of, until
 
 Tale = Iterator[tuple[str, object]]
 
 _TO_SPLICE = 0.1
 """Seconds for a splice of what poll(2) says is there; short, since kernels are known that fail it."""
+_FILE = 300_000
 _MIXED = 200
 """Messages of the mix of ways."""
 
@@ -181,6 +182,24 @@ def splice_into(wire: Wire) -> Tale:
     finally:
         os.close(file)
     yield "what was sent", wire.read(wire.far, 7)
+    yield f"a file of {_FILE} bytes", _send_file(wire)
+
+
+def _send_file(wire: Wire) -> bool:
+    """Whether a file arrives whole that does not fit into the connection at once."""
+    data = random.Random(6).randbytes(_FILE)
+    file = os.memfd_create("selftest")
+    sent, got, end = 0, b"", time.monotonic() + STEP
+    try:
+        os.write(file, data)
+        while len(got) < _FILE and time.monotonic() < end:
+            if sent < _FILE and wire.wait(wire.near, select.POLLOUT):
+                with suppress(BlockingIOError):
+                    sent += os.sendfile(wire.near.fileno(), file, sent, _FILE - sent)
+            got += wire.read(wire.far, sent - len(got), part=7000)
+    finally:
+        os.close(file)
+    return got == data
 
 
 def _splice(source: int, target: int) -> int:
