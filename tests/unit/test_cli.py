@@ -97,7 +97,7 @@ def test_without_a_datapath_one_line_says_so(tmp_path: Path, path: tuple[str, ..
 def test_detach_of_nothing_is_no_failure(tmp_path: Path) -> None:
     result = run("detach", "--bpffs", str(tmp_path), "-o", "json")
     assert result.exit_code == 0
-    assert json.loads(result.output) == {"removed": []}
+    assert json.loads(result.output) == {"removed": [], "left": []}
 
 
 # --------------------------------------------------------------------- status
