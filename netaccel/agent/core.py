@@ -83,6 +83,7 @@ class Agent:
         if self._flow_watch:
             self.standing.flows = flows = self._flow_watch.flows
             flows.ask_redirections(redirections(lambda: self.standing.acceleration))
+            flows.ask_way(lambda source, destination: self._peers.way(source, destination))
             self.standing.notes.append(self._flow_watch.notes)
         self._begin_record(instance)
         self.answers = Answers(self.standing)

@@ -75,6 +75,10 @@ class PeerWays:
         """Whether packets between these addresses go this way."""
         return one in self._peers.there and other in self._peers.there
 
+    def way(self, source: bytes, destination: bytes) -> str:
+        """The path of packets from one address to another now, as enum flow_path has it."""
+        return _PEER if self.carries(Address(source), Address(destination)) else _TC
+
     def with_path(self, one: Connection) -> Connection:
         """A pod's connection with the path of its packets, which TCP's own ends don't know."""
         if not self.carries(parse_address(one.local), parse_address(one.remote)):
