@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from netaccel.accelerate.life import Phase, Sight
@@ -134,8 +134,14 @@ def calm(cookie: int, kernel: Kernel) -> Sight:
 STEPS = st.tuples(st.sampled_from(("enrol", "leave", "drain")), st.integers(0, 2))
 
 
+SWAPPED = [("enrol", 0), ("enrol", 1), ("leave", 0), ("drain", 0), ("leave", 1), ("drain", 0)]
+"""Then the first sockets have the second slot, and the first slot is free."""
+
+
 @settings(max_examples=500, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 12), st.lists(STEPS, max_size=8)), min_size=1, max_size=6))
+@given(st.lists(st.tuples(st.integers(0, 30), st.lists(STEPS, max_size=12)), min_size=1, max_size=6))
+@example([(23, [*SWAPPED, ("enrol", 0), ("enrol", 1)])])
+@example([(21, [*SWAPPED, ("enrol", 0), ("enrol", 1)])])
 def test_whenever_it_is_killed(lives: list[tuple[int, list[tuple[str, int]]]]) -> None:
     kernel = Kernel()
     for length, steps in lives:
