@@ -15,19 +15,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from netaccel.accelerate import obstacles, paths
+from netaccel.accelerate import obstacles
+from netaccel.accelerate.accounts import Accounts
 from netaccel.accelerate.clearance import DENIED
-from netaccel.accelerate.evidence import AWAY, PASSING, Absences, Counted, Sample, Thresholds, Watch, joins
+from netaccel.accelerate.evidence import AWAY, PASSING, Absences, Sample, Thresholds, Watch, joins
 from netaccel.accelerate.facts import Facts
 from netaccel.accelerate.life import Drain, Phase
 from netaccel.accelerate.pairing import Pair, pair
-from netaccel.accelerate.paths import Moved, Paths
-from netaccel.accelerate.receipts import Ends, Ledger, Sum, both
+from netaccel.accelerate.receipts import Ledger
 from netaccel.accelerate.slots import Party, Programs, Slot, Slots
 from netaccel.accelerate.visits import Namespace, Visits
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import PodKey
-from netaccel.records import AccelEnd, AccelSeen, AccelWanted
+from netaccel.records import AccelSeen, AccelWanted
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +42,6 @@ FULL = "table full"
 CLOSED = "closed"
 REFUSED = "refused by the kernel"
 DETACHED = "detached"
-
-PASSES = ("stopped", "policy", "call", "reader", "peer", "unread", "full")
-"""Why messages go by TCP, as struct accel_end counts them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ class Engine:
         """
         self.slots = Slots(programs)
         self.account = Account()
-        self.ledger = ledger
+        self.accounts = Accounts(programs, ledger)
         self.pause = interval
         self.facts = Facts()
         self.unreachable: dict[PodKey, str] = {}
@@ -121,7 +118,6 @@ class Engine:
         self._scanned = -math.inf
         self.orphans: dict[int, Drain] = {}
         """Enrolled sockets that are no pair's, by cookie."""
-        self.paths = Paths()
         self.queued = 0
         """Bytes that wait at receivers, at the last look."""
 
@@ -136,10 +132,13 @@ class Engine:
         spent = time.thread_time()
         facts = self.facts = facts.shaped_at(self.visits.shaped)
         look = self._look(facts)
+        self.accounts.read(self.slots.used.values())
         self._recognise(look)
         self._drain(look)
         self._watch(look)
-        self._count(look)
+        self.accounts.take(self.slots.used.values(), look.at)
+        enrolled = self.slots.enrolled
+        self.queued = sum(one.queued for cookie, one in look.seen.items() if cookie in enrolled)
         if not facts.draining:
             self._arm()
             self._promote(look)
@@ -236,7 +235,7 @@ class Engine:
                 slot.deferred = True
                 self.account.deferred += 1
         for slot in drained:
-            self._settle(slot)
+            self.accounts.close(slot, look.at)
         if drained or look.at - self._saved >= SAVE:  # what a slot counted is gone when it is free
             self._save()
             self._saved = look.at
@@ -271,7 +270,7 @@ class Engine:
         for one in seen:
             if reason := obstacles.of_socket(one.flags, self.programs.constants, enrolled=True):
                 return reason
-        counted = self._counted(slot)
+        counted = self.accounts.counted(slot)
         if slot.watch is None:
             slot.watch = Watch(look.at, counted, self._limits)
             return ""
@@ -306,7 +305,7 @@ class Engine:
             if slot.phase is not Phase.LIVE or slot.revision == revision:
                 continue
             if slot.watch:
-                slot.watch.forgive(self._counted(slot))
+                slot.watch.forgive(self.accounts.counted(slot))
             reason = self._refused_by_policy(slot.parties, slot.inside, revision)
             if reason == DENIED:
                 self._stop(slot, reason)
@@ -386,7 +385,7 @@ class Engine:
             if joined.issuperset(slot.cookies):
                 self.slots.go_live(slot)
                 self._name(slot)
-                slot.watch = Watch(self._clock(), self._counted(slot), self._limits)
+                slot.watch = Watch(self._clock(), self.accounts.counted(slot), self._limits)
                 self.account.promotions += 1
             else:
                 self.slots.stop(slot, REFUSED, self._clock())
@@ -401,79 +400,23 @@ class Engine:
             for side, party in enumerate(slot.parties):
                 wanted.setdefault(party.netns, {}).update(self.slots.wanted(slot, side))
         joined: set[int] = set()
-        for home in [one for one in self.visits.there.values() if one.cookie in wanted]:
-            sockets = list(wanted[home.cookie].items())
+        for netns, of_home in wanted.items():
+            home, sockets = self._home(netns), list(of_home.items())
             for first in range(0, len(sockets), AT_ONCE):
                 joined |= self._join(home, dict(sockets[first : first + AT_ONCE]))
         return joined
 
-    def _join(self, home: Namespace, wanted: dict[int, AccelWanted]) -> set[int]:
+    def _join(self, home: Namespace | None, wanted: dict[int, AccelWanted]) -> set[int]:
         """Enrol sockets of one namespace; cookies of those that are."""
         try:
-            found = self.visits.inside(home, lambda: self.programs.enrol(wanted)) or {}
+            found = self.visits.inside(home, lambda: self.programs.enrol(wanted)) if home else None
         except DatapathError as error:
-            log.debug("namespace %d: nothing is enrolled: %s", home.inode, error)
+            log.debug("%d sockets are not enrolled: %s", len(wanted), error)
             return set()
-        return {cookie for cookie, result in found.items() if not result.error}
+        return {cookie for cookie, result in (found or {}).items() if not result.error}
 
     def _home(self, netns: int) -> Namespace | None:
-        return next((one for one in self.visits.there.values() if one.cookie == netns), None)
-
-    # ----------------------------------------------------------------- counting
-
-    def end_of(self, slot: Slot, side: int) -> AccelEnd:
-        """What the programs counted of one end. DatapathError."""
-        return self.programs.end(2 * slot.number + side)
-
-    def _counted(self, slot: Slot) -> tuple[Counted, Counted]:
-        found = [self.end_of(slot, side) for side in (0, 1)]
-        counted = [Counted(end.sent_messages, sum(passes(end).values())) for end in found]
-        return counted[0], counted[1]
-
-    def _count(self, look: Look) -> None:
-        enrolled = self.slots.enrolled
-        self.queued = sum(one.queued for cookie, one in look.seen.items() if cookie in enrolled)
-        for slot in self.slots.used.values():
-            self._settle(slot)
-        self.paths.forget(look.at)
-        self.ledger.keep([slot.key for slot in self.slots.used.values()])
-
-    def _settle(self, slot: Slot) -> None:
-        """Take into receipts and paths what a pair carried."""
-        first, second = self.end_of(slot, 0), self.end_of(slot, 1)
-        if not slot.inside:
-            self._note(slot, first, second)
-        if not all(party.pod for party in slot.parties):
-            return
-        client, server = slot.parties[slot.client].pod, slot.parties[1 - slot.client].pod
-        ends = Ends(slot.service, _text(client), _text(server))
-        total = Sum(
-            first.sent_messages + second.sent_messages,
-            first.sent_bytes + second.sent_bytes,
-            first.passed_bytes + second.passed_bytes,
-            both(passes(first), passes(second)),
-        )
-        self.ledger.count(slot.number, slot.generation, ends, total)
-
-    def _note(self, slot: Slot, first: AccelEnd, second: AccelEnd) -> None:
-        own, other = slot.parties
-        moved = Moved(
-            first.sent_messages,
-            first.sent_bytes,
-            second.sent_messages,
-            second.sent_bytes,
-            first.passed_bytes,
-            second.passed_bytes,
-        )
-        quad = (own.address, own.port, other.address, other.port)
-        path = paths.SOCKET if slot.phase is Phase.LIVE else paths.TC
-        self.paths.note(quad, frozenset(slot.cookies), slot.key, moved, path, self._clock())
-
-
-def passes(end: AccelEnd) -> dict[str, int]:
-    """Messages that went by TCP, by reason."""
-    counts = {reason: int(getattr(end, f"pass_{reason}")) for reason in PASSES}
-    return {reason: count for reason, count in counts.items() if count}
+        return self.visits.at.get(netns)
 
 
 def _sample(seen: AccelSeen) -> Sample:
@@ -483,7 +426,3 @@ def _sample(seen: AccelSeen) -> Sample:
 def _ends(slot: Slot) -> tuple[int, int]:
     first, second = sorted(slot.cookies)
     return first, second
-
-
-def _text(pod: PodKey | None) -> str:
-    return f"{pod.namespace}/{pod.name}" if pod else ""

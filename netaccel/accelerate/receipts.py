@@ -99,6 +99,10 @@ class Ledger:
             self._row(ends).grow(before.sum, now)
         self._pairs[key] = Counted(ends, now)
 
+    def knows(self, pair: PairKey) -> bool:
+        """Whether something was counted of it."""
+        return pair in self._pairs
+
     def keep(self, pairs: Collection[PairKey]) -> None:
         """Forget the pairs that are not among these; their sums stay."""
         for key in self._pairs.keys() - set(pairs):

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from netaccel.accelerate.engine import Engine, passes
+from netaccel.accelerate.accounts import passes
+from netaccel.accelerate.engine import Engine
 from netaccel.accelerate.evidence import SLOW
 from netaccel.accelerate.life import Phase
 from netaccel.accelerate.obstacles import of_owner
@@ -52,7 +53,7 @@ def rows(engine: Engine) -> dict[int, Row]:
     """Ends of pairs by their cookie. DatapathError."""
     found: dict[int, Row] = {}
     for slot in list(engine.slots.used.values()):
-        ends = [engine.end_of(slot, side) for side in (0, 1)]
+        ends = engine.accounts.ends(slot)
         for side in (0, 1):
             found[slot.parties[side].cookie] = Row(slot, side, ends[side], ends[1 - side])
     return found
@@ -110,7 +111,7 @@ def _connection(
             seen.received_bytes,
         )
     else:
-        before = engine.paths.find(seen.src, seen.sport, seen.dst, seen.dport) or Carried(TC)
+        before = engine.accounts.paths.find(seen.src, seen.sport, seen.dst, seen.dport) or Carried(TC)
         done = replace(
             before, path=TC, tcp_sent_bytes=seen.sent_bytes, tcp_received_bytes=seen.received_bytes
         )

@@ -63,6 +63,8 @@ class Visits:
     own: Path = _PROC / "self/ns/net"
     there: dict[int, Namespace] = field(default_factory=dict)
     """By inode."""
+    at: dict[int, Namespace] = field(default_factory=dict)
+    """The same, of those that were entered, by cookie."""
     shaped: frozenset[int] = frozenset()
     """Devices of the node that hold back what passes them."""
     unseen: bool = False
@@ -93,6 +95,7 @@ class Visits:
         for namespace in self.there.values():
             if not namespace.cookie and not namespace.problem:
                 self._get_to_know(namespace)
+        self.at = {one.cookie: one for one in self.there.values() if one.cookie}
         claims: dict[PodKey, list[Namespace]] = {}
         owners = {address: pod for pod in pods.values() for address in pod.addresses}
         for namespace in self.there.values():

@@ -168,7 +168,7 @@ class Acceleration:
         fresh = self.file.with_suffix(".part")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            fresh.write_bytes(self._engine.ledger.save())
+            fresh.write_bytes(self._engine.accounts.ledger.save())
             fresh.replace(self.file)
         except OSError as error:
             log.debug("%s: %s", self.file, error)
@@ -291,7 +291,7 @@ class Acceleration:
             socket=Tier(on, reason, without.socket.asked),
             checks=self._checks,
             totals=told.totals(engine) if engine else Totals(),
-            receipts=engine.ledger.receipts() if engine else (),
+            receipts=engine.accounts.ledger.receipts() if engine else (),
             unreachable=tuple(
                 f"{key.namespace}/{key.name}: {why}" for key, why in sorted(self._unreachable().items())
             ),
@@ -304,7 +304,7 @@ class Acceleration:
     def path_of(self, src: bytes, sport: int, dst: bytes, dport: int) -> Carried | None:
         """See netaccel.accelerate.view."""
         engine = self._engine
-        return engine.paths.find(src, sport, dst, dport) if engine else None
+        return engine.accounts.paths.find(src, sport, dst, dport) if engine else None
 
     def _ask(self, question: Callable[[], _T]) -> _T:
         """On the engine's thread, between two rounds."""

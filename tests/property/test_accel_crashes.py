@@ -93,7 +93,7 @@ class Kernel:
 
 
 def blank() -> AccelEnd:
-    return AccelEnd(*(bytes(16) if hint == "bytes" else 0 for hint in AccelEnd.__annotations__.values()))
+    return AccelEnd(*(bytes(16) if "bytes" in str(hint) else 0 for hint in AccelEnd.__annotations__.values()))
 
 
 def parties(ends: tuple[int, int]) -> tuple[Party, Party]:

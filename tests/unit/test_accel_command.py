@@ -12,7 +12,7 @@ import pytest
 from accelground import FAST, STATUS, Fake, agent
 from click.testing import CliRunner, Result
 
-from netaccel.accelerate import clearance, engine, evidence, obstacles, pairing
+from netaccel.accelerate import accounts, clearance, engine, evidence, obstacles, pairing
 from netaccel.accelerate.view import Status, Tier
 from netaccel.cli import netaccel
 
@@ -137,7 +137,7 @@ def reasons() -> set[str]:
 
 def test_the_documentation_has_a_row_for_every_reason_and_pass() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    assert not {said for said in (*reasons(), *engine.PASSES) if f"`{said}`" not in text}
+    assert not {said for said in (*reasons(), *accounts.PASSES) if f"`{said}`" not in text}
 
 
 def test_without_an_agent_one_line_says_so() -> None:
