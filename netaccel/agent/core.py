@@ -81,9 +81,8 @@ class Agent:
         self.standing = Standing(settings, plane, reconciler, take_over, started, heard_before)
         self._flow_watch = FlowWatch.begin(settings, plane, instance)
         if self._flow_watch:
-            self.standing.flows = flows = self._flow_watch.flows
-            flows.ask_redirections(redirections(lambda: self.standing.acceleration))
-            flows.ask_way(lambda source, destination: self._peers.way(source, destination))
+            self.standing.flows = self._flow_watch.flows
+            self.standing.flows.ask_redirections(redirections(lambda: self.standing.acceleration))
             self.standing.notes.append(self._flow_watch.notes)
         self._begin_record(instance)
         self.answers = Answers(self.standing)
@@ -107,6 +106,8 @@ class Agent:
         self.standing.warnings.append(self._acceleration.warnings)
         self.standing.notices.append(self._acceleration.notices)
         self._peers = self.standing.peers = PeerWays(plane, self.pods, self._is_ready)
+        if self.standing.flows:
+            self.standing.flows.ask_way(self._peers.way)
         self._reaper: SocketReaper | None = None
         self._health: HealthServers | None = None
         self._publisher: Publisher | None = None
