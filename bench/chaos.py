@@ -43,7 +43,7 @@ class Record(NamedTuple):
 class Counts(NamedTuple):
     """What one side counted.
 
-    ``odd``: results of calls that TCP would not give; ``spurious``: a socket was said to be readable, wrongly.
+    ``odd``: results of calls that TCP would not give; ``spurious``: readable, as was told, but not really.
     """
 
     connections: int
@@ -95,9 +95,11 @@ def program() -> str:
 class Chaos:
     """A server and a client, running. ``seed``: of all that they do."""
 
-    def __init__(self, server: Place, client: Place, address: str, port: int, folder: Path) -> None:
+    def __init__(
+        self, server: Place, client: Place, address: str, port: int, folder: Path, pace: int
+    ) -> None:
         """``server``, ``client``: make a command run where it shall; ``folder``: for their records."""
-        self.seed = random.getrandbits(63)
+        self.seed, self._pace = random.getrandbits(63), str(pace)
         self._folder, self._address, self._port = folder, address, str(port)
         self._client_place = client
         self._server = self._start(server, "serve")
@@ -145,7 +147,7 @@ class Chaos:
 
     def _start(self, place: Place, verb: str, *more: str) -> subprocess.Popen[str]:
         command = ["nice", program(), verb, self._address, self._port, str(self.seed)]
-        command += [str(self._folder / f"{verb}{self._port}"), *more]
+        command += [str(self._folder / f"{verb}{self._port}"), self._pace, *more]
         with self._errors(verb).open("w") as errors:
             process = subprocess.Popen(place(command), stdout=subprocess.PIPE, stderr=errors, text=True)
         assert process.stdout
@@ -165,9 +167,11 @@ class Chaos:
 
 
 @contextmanager
-def load(server: Place, client: Place, address: str, port: int, folder: Path) -> Iterator[Chaos]:
-    """A server that listens; drive it."""
-    chaos = Chaos(server, client, address, port, folder)
+def load(
+    server: Place, client: Place, address: str, port: int, folder: Path, pace: int = 1
+) -> Iterator[Chaos]:
+    """A server that listens; drive it. ``pace``: seconds that a connection lives, roughly."""
+    chaos = Chaos(server, client, address, port, folder, pace)
     try:
         yield chaos
     finally:

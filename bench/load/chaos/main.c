@@ -2,8 +2,8 @@
 /* A byte-exact chaos load over TCP: sizes from 1 B to 1 MB, both directions at once or by turns, pauses,
  * half-closes, aborts, every usual call to write, read and wait.
  *
- *   chaos serve ADDRESS PORT SEED LOG
- *   chaos drive ADDRESS PORT SEED LOG COUNT LIMIT [echo]
+ *   chaos serve ADDRESS PORT SEED LOG PACE
+ *   chaos drive ADDRESS PORT SEED LOG PACE COUNT LIMIT [echo]
  *
  * `serve` ends by SIGTERM, `drive` after COUNT connections, at most LIMIT at once; both with their parent.
  * One process for each way to wait. Prints counts as JSON, appends a struct record a connection to LOG.MODE;
@@ -36,6 +36,7 @@
 
 uint64_t seed;
 bool echo;
+int pace = 1;
 struct counts counts;
 static struct conn *conns[OPEN];
 static int open_now, records = -1;
@@ -434,19 +435,20 @@ int main(int argc, char **argv)
 {
 	struct counts *all =
 		mmap(NULL, MODES * sizeof(counts), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	bool serve = argc > 5 && !strcmp(argv[1], "serve");
+	bool serve = argc > 6 && !strcmp(argv[1], "serve");
 	struct sigaction end = { .sa_handler = on_end };
 	int listener = -1, status, failed = 0;
 	pid_t children[MODES], parent = getpid();
 	char log[4096];
 
-	if (argc < (serve ? 6 : 8)) {
-		fprintf(stderr, "usage: chaos serve|drive ADDRESS PORT SEED LOG [COUNT LIMIT [echo]]\n");
+	if (argc < (serve ? 7 : 9)) {
+		fprintf(stderr, "usage: chaos serve|drive ADDRESS PORT SEED LOG PACE [COUNT LIMIT [echo]]\n");
 		return 2;
 	}
 	resolve(argv[2], argv[3]);
 	seed = strtoull(argv[4], NULL, 10);
-	echo = argc > 8;
+	pace = atoi(argv[6]);
+	echo = argc > 9;
 	signal(SIGPIPE, SIG_IGN);
 	sigaction(SIGTERM, &end, NULL);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -461,8 +463,8 @@ int main(int argc, char **argv)
 			_exit(1);
 		snprintf(log, sizeof(log), "%s.%d", argv[5], mode);
 		records = open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
-		work(mode, listener, mode, MODES, serve ? 0 : strtoull(argv[6], NULL, 10),
-		     serve ? OPEN : atoi(argv[7]) / MODES);
+		work(mode, listener, mode, MODES, serve ? 0 : strtoull(argv[7], NULL, 10),
+		     serve ? OPEN : atoi(argv[8]) / MODES);
 		all[mode] = counts;
 		_exit(0);
 	}

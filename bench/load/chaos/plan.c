@@ -50,11 +50,11 @@ void make_plan(struct conn *c)
 	large = p->size[0] > p->size[1] ? p->size[0] : p->size[1];
 	p->largest = logarithmic(&rng, 64 * 1024);
 	p->least = large / 200;
-	p->warm = below(&rng, 4) ? below(&rng, 400) : 0;
-	p->think = below(&rng, 3) ? 1 + below(&rng, 20) : 0;
+	p->warm = below(&rng, 4) ? pace * below(&rng, 400) : 0;
+	p->think = below(&rng, 3) < (pace > 1 ? 2 : 1) ? pace * (1 + below(&rng, 20)) : 0;
 	p->small_buffers = large < 64 * 1024 && !below(&rng, 3);
 	if (below(&rng, 2) && !echo) {
-		uint32_t turns = logarithmic(&rng, 120);
+		uint32_t turns = logarithmic(&rng, 120) * pace;
 
 		for (int side = 0; side < 2; side++) {
 			p->turn[side] = logarithmic(&rng, 8 * 1024);
