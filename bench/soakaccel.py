@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accelerated connections by the thousand, every byte checked, while agent and configuration come and go.
 
-A lab of one node; a client pod and a server pod with the chaos load (bench/load/chaos) between them. At random
+A lab of one node; a client pod and a server pod with the chaos load (bench/load/chaos) between them.
 the agent dies by SIGKILL, policies come and go, pods want acceleration or don't. Exit status 1 if a byte was
 wrong, a connection hung, or what was redirected and what TCP carried is not what the programs wrote.
 
@@ -33,7 +33,7 @@ from netaccel.lab.plan import paths
 from netaccel.lab.state import read_state
 
 CONNECTIONS = 100_000
-AT_ONCE = 500
+AT_ONCE = 300
 PACE = 4
 PORT = 7100
 SETTINGS = {"accelerate": "auto", "accelerate-interval": "0.1", "accelerate-rate": "4"}
@@ -55,7 +55,7 @@ class Turmoil:
     def step(self) -> None:
         """One thing, by chance."""
         chance = random.random()
-        if chance < 0.3 and self._kills:
+        if chance < 0.25 and self._kills:
             self._kill()
         elif chance < 0.8:
             self._policy()

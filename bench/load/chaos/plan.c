@@ -51,7 +51,7 @@ void make_plan(struct conn *c)
 	p->largest = logarithmic(&rng, 64 * 1024);
 	p->least = large / 200;
 	p->warm = below(&rng, 4) ? pace * below(&rng, 400) : 0;
-	p->think = below(&rng, 3) < (pace > 1 ? 2 : 1) ? pace * (1 + below(&rng, 20)) : 0;
+	p->think = below(&rng, 3) < (pace > 1 ? 2 : 1) ? 1 + below(&rng, pace > 1 ? 8 * pace : 20) : 0;
 	p->small_buffers = large < 64 * 1024 && !below(&rng, 3);
 	if (below(&rng, 2) && !echo) {
 		uint32_t turns = logarithmic(&rng, 120) * pace;
