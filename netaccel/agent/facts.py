@@ -99,6 +99,11 @@ def unaccelerated(settings: Settings, peer: Tier | None = None) -> Status:
     )
 
 
+def tiers(status: Status) -> tuple[str, ...]:
+    """Paths that are in force."""
+    return tuple(path for path, tier in (("peer", status.peer), ("socket", status.socket)) if tier.on)
+
+
 def acceleration(status: Status) -> dict[str, Any]:
     """What /status says of it; the rest is at /api/v1/accel/status."""
     return {

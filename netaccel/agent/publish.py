@@ -12,7 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from netaccel import __version__
-from netaccel.agent.facts import mode
+from netaccel.agent.facts import mode, tiers
 from netaccel.agent.policies import PolicyBoard
 from netaccel.agent.report import Answers
 from netaccel.agent.standing import Standing
@@ -81,6 +81,7 @@ class Publisher:
             last_sync=agent.source.status().heard if agent.source else None,
             warnings=warnings(reconciler.world, reconciler.troubled(), self._answers.warnings()),
             policies=policies,
+            acceleration=tiers(await asyncio.to_thread(self._answers.accelerated)),
         )
 
 

@@ -80,6 +80,8 @@ class NodeSnapshot:
     last_sync: float | None = None
     warnings: tuple[Warned, ...] = ()
     policies: tuple[PolicyState, ...] = ()
+    acceleration: tuple[str, ...] = ()
+    """Paths between the node's pods that are in force, of ``peer`` and ``socket``."""
 
     def matters(self) -> NodeSnapshot:
         """The same without figures and times, those in texts too: what people wait to see when it changes."""
@@ -155,6 +157,8 @@ def node_state(
         "warningCount": len(snapshot.warnings),
         "warnings": _warnings(snapshot.warnings),
     }
+    if snapshot.acceleration:
+        status["acceleration"] = ",".join(snapshot.acceleration)
     if snapshot.policies:
         status["policies"] = _policies(snapshot.policies)
     if snapshot.last_sync is not None:

@@ -64,7 +64,9 @@ def condition(kubectl: Kubectl, node: str) -> dict[str, str]:
 async def test_kubectl_shows_a_line_for_each_node(api: Connection, kubectl: Kubectl, node: str) -> None:
     told = Told()
     warnings = (Warned("Service default/web", "Rejected", "no room"), Warned("", "NoXdp", "eth0: no driver"))
-    told.now = replace(SNAPSHOT, mode=Mode.INSTEAD, drift=3, warnings=warnings)
+    told.now = replace(
+        SNAPSHOT, mode=Mode.INSTEAD, drift=3, warnings=warnings, acceleration=("peer", "socket")
+    )
     await NodeStateWriter(api, node, told).step()
     head, line = kubectl("get", "nodestates", node).splitlines()
     expected = "NAME VERSION READY MODE FRONTENDS BACKENDS DRIFT LAST SYNC WARNINGS AGE"
@@ -73,6 +75,7 @@ async def test_kubectl_shows_a_line_for_each_node(api: Connection, kubectl: Kube
     assert line.split()[8] == "2"
     wide = kubectl("get", "nst", node, "-o", "wide").splitlines()[1]
     assert "Serving" in wide
+    assert "peer,socket" in wide
     assert wide.rstrip().endswith("no room")
 
 

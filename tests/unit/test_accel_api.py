@@ -12,7 +12,7 @@ import pytest
 from accelground import STATUS, Fake, agent
 
 from netaccel.accelerate.view import Status
-from netaccel.agent.facts import acceleration, unaccelerated
+from netaccel.agent.facts import acceleration, tiers, unaccelerated
 from netaccel.config import Settings
 
 
@@ -84,6 +84,7 @@ def test_the_short_part_of_status() -> None:
     told = acceleration(STATUS)
     assert told["socket"]["on"] is True
     assert told["live"] == 1
+    assert tiers(STATUS) == ("peer", "socket")
     assert told["failed"] == {"splice": "EAGAIN while poll says readable"}
     assert told["unreachable"] == ["shop/far-0: no process of it is seen"]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from accelground import FAST, STATUS, Fake, agent
 from click.testing import CliRunner, Result
 
 from netaccel.accelerate import accounts, clearance, engine, evidence, obstacles, pairing
-from netaccel.accelerate.view import Status, Tier
+from netaccel.accelerate.view import Check, Status, Tier
 from netaccel.cli import netaccel
+from netaccel.commands import doctor
+from netaccel.datapath.accel import selftest
 
 DOCS = Path(__file__).parents[2] / "docs/acceleration.md"
 
@@ -119,6 +122,23 @@ def test_what_is_no_pod_of_this_node_is_one_line(at: str, pod: str, said: str) -
     assert result.exit_code == 1
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_doctor_tells_what_keeps_it_off_and_what_is_left_with_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = [Check(name, name not in ("splice", "order"), "odd") for name in selftest.NAMES]
+    monkeypatch.setattr(selftest, "run", lambda: checks)
+    monkeypatch.setattr(doctor, "probe", lambda *_: [])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    found = {
+        row["name"]: row for row in json.loads(run("doctor", "--http", "127.0.0.1:1", "-o", "json").output)
+    }
+    assert not found["socket to socket"]["ok"]
+    assert found["socket to socket: order"]["instead"] == "no acceleration"
+    checks = [Check(name, name != "splice", "odd") for name in selftest.NAMES]
+    result = run("doctor", "--http", "127.0.0.1:1", "-o", "json")
+    found = {row["name"]: row for row in json.loads(result.output)}
+    assert (found["socket to socket"]["ok"], result.exit_code) == (True, 3)
+    assert found["socket to socket: splice"]["instead"] == "programs that may do this stay with TCP"
 
 
 REASONS = (clearance, engine, evidence, obstacles, pairing)
