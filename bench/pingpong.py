@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +50,9 @@ def program() -> str:
     """The compiled program."""
     if not OUT.exists() or OUT.stat().st_mtime < SOURCE.stat().st_mtime:
         OUT.parent.mkdir(parents=True, exist_ok=True)
-        subprocess.run(["clang", "-O2", "-Wall", "-Wextra", "-Werror", SOURCE, "-o", OUT], check=True)
+        fresh = OUT.with_suffix(f".{os.getpid()}")  # tests run side by side
+        subprocess.run(["clang", "-O2", "-Wall", "-Wextra", "-Werror", SOURCE, "-o", fresh], check=True)
+        fresh.replace(OUT)
     return str(OUT.resolve())
 
 
