@@ -304,7 +304,8 @@ class Agent:
     async def placed(self, placement: Placement) -> None:
         """Pods are elsewhere."""
         self.standing.placement = placement
-        self._peers.placed(placement)
+        if self._reconciler.world.synced:  # before that the node's pods aren't known
+            self._peers.placed(placement)
         if self._policies:
             await self._policies.placed(placement)
 

@@ -113,7 +113,8 @@ class PeerWays:
             try:
                 await self._look()
             except DatapathError as error:
-                await self._refuse(str(error))
+                log.warning("whether packets can go past the node's stack: %s", error)
+                self._refuse(str(error))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSE):
                     await self._wake.wait()
@@ -125,7 +126,7 @@ class PeerWays:
     async def _look(self) -> None:
         await asyncio.to_thread(self._ask_netfilter)
         if self._netfilter:
-            await self._refuse(self._netfilter)
+            self._refuse(self._netfilter)
             return
         if self._placement is NOWHERE:
             return
@@ -133,6 +134,9 @@ class PeerWays:
         wanted = [pod for key, pod in pods.items() if self._is_due(pod) and key in self._placement.devices]
         devices = dict(self._placement.devices)
         looked = await asyncio.to_thread(self._see, wanted, devices) if wanted else {}
+        for key, found in looked.items():
+            if found.reason and found.reason != self._reason_of(key):
+                log.info("pod %s/%s: its packets go through the node's stack: %s", *key, found.reason)
         self._looked |= looked
         for key, found in tuple(self._looked.items()):
             if not self._is_current(key, found):
@@ -140,26 +144,32 @@ class PeerWays:
         self._apply()
 
     def _apply(self) -> None:
-        """What was seen, as far as it is so still. No waiting here: pods may move meanwhile."""
+        """What was seen. No waiting here: pods may move meanwhile.
+
+        What an earlier agent let go this way needs no second permission: the maps judge as they did.
+        """
+        there = self._peers.there
         self._peers.set(
             {
                 address: found.peer
                 for key, found in self._looked.items()
-                if found.peer and self._ready(key, found.device)
                 for address in found.addresses
+                if found.peer and (there.get(address) == found.peer or self._ready(key, found.device))
             }
         )
         if self._reason:
             log.info("packets between pods go past the node's stack")
         self._reason = ""
 
-    async def _refuse(self, reason: str) -> None:
+    def _refuse(self, reason: str) -> None:
+        """Take the way from all."""
         if reason != self._reason:
             log.info("packets between pods go through the node's stack: %s", reason)
         self._reason = reason
         self._looked.clear()
-        if self._peers.there:
-            self._peers.clear()
+        with contextlib.suppress(DatapathError):  # they are still there, so it is tried again
+            if self._peers.there:
+                self._peers.clear()
 
     def _ask_netfilter(self) -> None:
         """Read its rules where they changed, if they can be read that often."""
@@ -172,6 +182,9 @@ class PeerWays:
         self._netfilter = netfilter.why_needed()
         self._generation = generation
         self._not_before = now + _COST * (time.monotonic() - now)
+
+    def _reason_of(self, key: PodKey) -> str:
+        return self._looked[key].reason if key in self._looked else ""
 
     def _is_current(self, key: PodKey, found: _Looked) -> bool:
         return self._placement.devices.get(key) == found.device
@@ -189,8 +202,12 @@ class PeerWays:
         found = {}
         for pod in pods:
             index, now = devices[pod.key], time.monotonic()
-            sight = peersight.look(there[index], pod.addresses, queues) if index in there else None
-            reason = peersight.why_not(pod.addresses, sight) if sight else "its device is gone"
-            peer = peersight.peer_of(sight) if sight and not reason else None
+            peer, reason = None, "its device is gone"
+            try:
+                if index in there and (sight := peersight.look(there[index], pod.addresses, queues)):
+                    reason = peersight.why_not(pod.addresses, sight)
+                    peer = None if reason else peersight.peer_of(sight)
+            except DatapathError as error:  # one that goes just now takes nothing from others
+                reason = str(error)
             found[pod.key] = _Looked(now, index, pod.addresses, peer, reason)
         return found

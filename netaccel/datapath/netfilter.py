@@ -8,7 +8,6 @@ drops, anything that can't be read.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import struct
 from collections.abc import Collection, Iterator, Mapping
@@ -38,6 +37,7 @@ _MATCHES = frozenset(("meta", "payload", "exthdr", "cmp", "bitwise", "range", "f
 _STATEFUL = frozenset(
     ("conntrack", "state", "connmark", "connbytes", "connlimit", "recent", "hashlimit", "limit")
 )
+_SERVICES = (["TCP"], ["UDP"], ["SCTP"], ["FWM"])  # how /proc/net/ip_vs begins a line of one
 _LEGACY = ("ip_tables_names", "ip6_tables_names", "arp_tables_names")
 
 
@@ -87,12 +87,24 @@ def generation() -> int:
 
 
 def why_unknown() -> str:
-    """Why nobody can say: rules of the older iptables. "" where there are none."""
-    for name in _LEGACY:
-        with contextlib.suppress(FileNotFoundError):
-            if tables := Path("/proc/thread-self/net", name).read_text().split():
+    """What else translates or filters, unseen: the older iptables, IPVS. "" where there is none."""
+    try:
+        if any(line.split()[:1] in _SERVICES for line in _lines("ip_vs")):
+            return "IPVS has services, whose answers it has to translate back"
+        for name in _LEGACY:
+            if tables := _lines(name):
                 return f"iptables (legacy) has tables ({', '.join(tables)}), whose rules can't be read"
+    except OSError as error:
+        return f"{error.filename} can't be read: {error.strerror}"
     return ""
+
+
+def _lines(name: str) -> list[str]:
+    """Of a file of this thread's namespace; none where the kernel has no such file. OSError."""
+    try:
+        return Path("/proc/thread-self/net", name).read_text().splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def judge(chains: Collection[Chain], rules: Collection[Rule]) -> str:

@@ -15,6 +15,7 @@ from netaccel.datapath import libbpf, rtnetlink
 from netaccel.datapath.abi import V4_MAPPED
 from netaccel.datapath.attach import FILTER_HANDLE, FILTER_PRIORITY, AttachType, has_tcx
 from netaccel.datapath.rtnetlink import Device, Link
+from netaccel.errors import DatapathError
 from netaccel.model.address import Address, text
 from netaccel.records import PodPeer
 
@@ -105,7 +106,10 @@ def _others(ifindex: int, *, has_queue: bool) -> int:
     found = 0
     if has_tcx():
         hooks = (AttachType.TCX_INGRESS, AttachType.TCX_EGRESS)
-        found += sum(max(0, len(libbpf.prog_query(ifindex, hook)) - 1) for hook in hooks)
+        try:
+            found += sum(max(0, len(libbpf.prog_query(ifindex, hook)) - 1) for hook in hooks)
+        except OSError as error:
+            raise DatapathError(f"tc programs: {error.strerror}", error.errno or 0) from error
     if has_queue:
         ours = {(FILTER_PRIORITY, FILTER_HANDLE), (FILTER_PRIORITY, 0)}  # the kernel lists each priority too
         found += sum(each not in ours for each in rtnetlink.filters(ifindex))
