@@ -44,15 +44,16 @@ class Clearance:
 
     def refuses(self, parties: tuple[Party, Party], revision: int) -> str:
         """Why a pair may not go past TCP under this revision; "" where it may. DatapathError."""
+        if not all(party.device for party in parties):
+            return UNPLACED
+        waiting = ""
         for own, other in (parties, parties[::-1]):
-            if not own.device:
-                return UNPLACED
             flow = self._flow(own, other)
             if flow is None or flow.revision != revision:
-                return WAITING
-            if flow.verdict not in self._through or flow.flags & self._denied:
+                waiting = WAITING  # where the other end denies, this one may never be asked again
+            elif flow.verdict not in self._through or flow.flags & self._denied:
                 return DENIED
-        return ""
+        return waiting
 
     def client(self, parties: tuple[Party, Party]) -> int | None:
         """Which end opened the connection, 0 or 1; None where policy does not know. DatapathError."""

@@ -8,7 +8,6 @@ a round costs is measured, and :attr:`Engine.pause` stretched so that rounds tak
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -44,14 +43,14 @@ REFUSED = "refused by the kernel"
 DETACHED = "detached"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Look:
     """What one round saw. ``seen``: by cookie; ``members``: enrolled cookies, read before it."""
 
     at: float
-    seen: Mapping[int, AccelSeen]
+    seen: dict[int, AccelSeen]
     members: frozenset[int]
-    visited: frozenset[int]
+    visited: set[int]
     """Cookies of the namespaces that were entered."""
 
 
@@ -115,7 +114,7 @@ class Engine:
         self._samples: dict[int, tuple[float, Sample]] = {}
         self._why: dict[int, str] = {}
         self._walk_at = 0.0
-        self._scanned = -math.inf
+        self._turn = 0
         self.orphans: dict[int, Drain] = {}
         """Enrolled sockets that are no pair's, by cookie."""
         self.queued = 0
@@ -172,27 +171,39 @@ class Engine:
         self.visits.meet(facts.pods)
         self.unreachable = self.visits.unreachable(facts.pods)
         members = frozenset(self.programs.members())
-        seen: dict[int, AccelSeen] = {}
-        visited: set[int] = set()
-        strangers = any(not party.netns for slot in self.slots.used.values() for party in slot.parties)
-        homes = {party.netns for slot in self.slots.used.values() for party in slot.parties}
-        seconds = now - self._scanned
+        self._turn += 1
+        look = Look(now, {}, members, set())
+        strangers = bool(self.orphans)
+        homes: set[int] = set()
+        for party in [party for slot in self.slots.used.values() for party in slot.parties]:
+            homes.add(party.netns)
+            strangers = strangers or not party.netns
         for namespace in list(self.visits.there.values()):
-            wanted = namespace.cookie in homes or strangers or bool(self.orphans)
+            wanted = namespace.cookie in homes or strangers
             if namespace.pod is not None and not facts.draining:
-                wanted = self.visits.busy(namespace, self._limits.rate * min(seconds, 1.0)) or wanted
-            if wanted and (found := self._enter(namespace)) is not None:
-                visited.add(namespace.cookie)
-                seen.update((one.cookie, one) for one in found)
-        self._scanned = now
-        return Look(now, seen, members, frozenset(visited))
+                wanted = self.visits.busy(namespace, self._limits.rate, now, self._turn) or wanted
+            if wanted:
+                self._enter(namespace, look)
+        self._enter_others(look)
+        return look
 
-    def _enter(self, namespace: Namespace) -> list[AccelSeen] | None:
+    def _enter_others(self, look: Look) -> None:
+        """Where the other ends are of what was seen; they were taken for not busy."""
+        places = self.visits.places(self.facts.pods)
+        homes = {address: netns for netns, place in places.items() for address in place.addresses}
+        for netns in {homes.get(one.dst, 0) for one in look.seen.values()} - look.visited - {0}:
+            if (home := self._home(netns)) is not None:
+                self._enter(home, look)
+
+    def _enter(self, namespace: Namespace, look: Look) -> None:
         try:
-            return self.visits.inside(namespace, self.programs.scan)
+            found = self.visits.inside(namespace, self.programs.scan)
         except DatapathError as error:
             log.debug("namespace %d: %s", namespace.inode, error)
-            return None
+            return
+        if found is not None:
+            look.visited.add(namespace.cookie)
+            look.seen.update((one.cookie, one) for one in found)
 
     def _recognise(self, look: Look) -> None:
         """Give pairs that were taken over their namespaces and pods."""

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _PROC = Path("/proc")
+_QUIET, _SELDOM = 10, 4  # looks in a row, and rounds between looks from then on
 _VETH = "veth"
 _SHAPERS = frozenset(("tbf", "htb", "hfsc", "cake", "netem", "ingress"))
 """Disciplines that bound or delay, or send elsewhere to be bounded: nothing counts what goes past them."""
@@ -52,6 +53,10 @@ class Namespace:
     devices: tuple[Device, ...] = ()
     segments: int = 0
     """That TCP had received here at the last look."""
+    looked: float = 0.0
+    """When that was, seconds of the caller's clock."""
+    quiet: int = 0
+    """Looks in a row that found it not busy."""
     problem: str = ""
 
 
@@ -71,8 +76,11 @@ class Visits:
     """Whether there is a process that can't be looked at."""
 
     def walk(self) -> None:
-        """Find out which namespaces there are, and which devices are shaped. DatapathError."""
-        self.shaped = frozenset(d for d, kinds in rtnetlink.queues().items() if kinds & _SHAPERS)
+        """Find out which namespaces there are, and which devices are shaped."""
+        try:
+            self.shaped = frozenset(d for d, kinds in rtnetlink.queues().items() if kinds & _SHAPERS)
+        except DatapathError as error:
+            log.debug("which pods' devices are shaped is not known: %s", error)
         own = self.own.stat().st_ino
         found: dict[int, list[int]] = {}
         self.unseen = False
@@ -126,11 +134,19 @@ class Visits:
                 reasons[key] = TWO_PLACES if twice else why
         return reasons
 
-    def busy(self, namespace: Namespace, least: float) -> bool:
-        """Whether TCP received at least so many segments there since it was asked last."""
-        before, now = namespace.segments, _segments(namespace.processes)
-        namespace.segments = now
-        return now - before >= least
+    def busy(self, namespace: Namespace, rate: float, now: float, turn: int) -> bool:
+        """Whether TCP received so many segments a second there since the last look, ``now`` seconds.
+
+        ``turn``: counts the caller's rounds. A namespace that was quiet for long is looked at every few.
+        """
+        if namespace.quiet > _QUIET and (turn + namespace.inode) % _SELDOM:
+            return False
+        least = rate * min(now - namespace.looked, 1.0)
+        before, namespace.segments = namespace.segments, _segments(namespace.processes)
+        namespace.looked = now
+        is_busy = namespace.segments - before >= least
+        namespace.quiet = 0 if is_busy else namespace.quiet + 1
+        return is_busy
 
     def inside(self, namespace: Namespace, action: Callable[[], _T]) -> _T | None:
         """Do something in a namespace; None where no process is in it any more. DatapathError."""

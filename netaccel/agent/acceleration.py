@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -31,6 +32,8 @@ from netaccel.config import Settings
 from netaccel.datapath.accel.programs import why_pod_may_call
 from netaccel.datapath.accel.selftest import verdict
 from netaccel.datapath.accel.sockets import AccelSockets
+from netaccel.datapath.node import NodeView
+from netaccel.datapath.pods import Placement
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import Namespace, Pod, PodKey
 from netaccel.model.event import Delete, Event, ObjectKey, Upsert
@@ -40,6 +43,7 @@ from netaccel.writers.notices import Notice, Scope
 
 log = logging.getLogger(__name__)
 
+_SETTLE = 10.0  # seconds after which the world is as it was told
 _WAIT = 1.0  # seconds between looks at what owners want, where nobody wants it
 _TRIES = (2.0, 10.0)  # seconds after which a self-test that failed is made again
 _AGAIN = 30.0  # seconds after which what failed is tried again
@@ -70,6 +74,8 @@ class Acceleration:
         """Whether nothing is enrolled, and nothing shall be."""
         self._facts = Facts()
         self._wrong: tuple[wishes.Wrong, ...] = ()
+        self._settles = 0.0
+        self._seen: tuple[Placement, NodeView] | None = None
         self._spaces: dict[str, Namespace] = {}  # with the annotation; ...
         self._services: dict[ServiceKey, Service] = {}
 
@@ -91,7 +97,8 @@ class Acceleration:
 
     async def _turn(self) -> float:
         """Do what is due; seconds to the next time. DatapathError."""
-        self._facts = self._known()
+        if self._changed():
+            self._facts = self._known()
         if self._engine is None:
             if not self._facts.draining:
                 await self._test()
@@ -107,6 +114,14 @@ class Acceleration:
             await self._there(self._close)
             return _WAIT
         return engine.pause
+
+    def _changed(self) -> bool:
+        """Whether something may be otherwise than it was in ``_facts``: told lately, or seen by others."""
+        agent = self._agent
+        seen = (agent.placement, agent.plane.view)
+        changed = time.monotonic() < self._settles or seen != self._seen
+        self._seen = seen
+        return changed
 
     async def _test(self) -> None:
         if not self._checks:
@@ -192,6 +207,7 @@ class Acceleration:
 
     def hear(self, event: Event) -> None:
         """Learn which Namespaces and Services have the annotation, of all there are."""
+        self._settles = time.monotonic() + _SETTLE  # what is heard is not in the world yet
         match event:
             case Upsert(object=Service() as service) if service.accelerate:
                 self._services[service.key] = service

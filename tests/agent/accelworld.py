@@ -18,7 +18,8 @@ PORT = 8080
 SERVER = """
 import os, selectors, socket, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
-listener = socket.create_server((sys.argv[2], int(sys.argv[3])))
+family = socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET
+listener = socket.create_server((sys.argv[2], int(sys.argv[3])), family=family)
 listener.setblocking(False)
 waits = selectors.DefaultSelector()
 waits.register(listener, selectors.EVENT_READ)
@@ -89,18 +90,22 @@ class Pod:
     def __init__(self, node: Node, name: str, number: int) -> None:
         self.node, self.name, self.number = node, name, number
         self.namespace = f"{node.name}{name}"
-        self.address = f"10.244.{number}.5"
+        self.address, self.address6 = f"10.244.{number}.5", f"fd00:244:{number}::5"
         self.processes: list[subprocess.Popen[str]] = []
         netlink.create_namespace(self.namespace)
         with netlink.inside_namespace(node.name):
             netlink.set_sysctl("net.ipv4.ip_forward", 1)
+            netlink.set_sysctl("net.ipv6.conf.all.forwarding", 1)
             netlink.add_veth(f"veth{name}", "eth0", self.namespace)
             netlink.set_up(f"veth{name}")
             netlink.add_address(f"veth{name}", f"10.244.{number}.1/24")
+            netlink.add_address(f"veth{name}", f"fd00:244:{number}::1/64")
         with netlink.inside_namespace(self.namespace):
             netlink.set_up("eth0")
             netlink.add_address("eth0", f"{self.address}/24")
+            netlink.add_address("eth0", f"{self.address6}/64")
             netlink.add_route("default4", f"10.244.{number}.1")
+            netlink.add_route("default6", f"fd00:244:{number}::1")
 
     def run(self, program: str, *arguments: str) -> subprocess.Popen[str]:
         """Run a Python program in it; its first argument is the node's cgroup."""
@@ -133,7 +138,7 @@ class Pod:
                 "annotations": named,
             },
             "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": "i"}]},
-            "status": {"phase": "Running", "podIPs": [{"ip": self.address}]},
+            "status": {"phase": "Running", "podIPs": [{"ip": self.address}, {"ip": self.address6}]},
         }
 
     def close(self) -> None:
