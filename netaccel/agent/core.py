@@ -228,7 +228,7 @@ class Agent:
                 census, fill={**census.fill, **ended.fill}, evictions={**census.evictions, **ended.evictions}
             )
             if ended.ended and self.standing.flows:
-                await self.standing.flows.ended(ended.ended)
+                await self.standing.flows.ended(ended.ended, ended.devices)
         self.standing.census = census
         await self.standing.take_over.forget_ended(census)
 

@@ -32,6 +32,8 @@ class PolicyCensus:
     """Entries that it deleted."""
     fill: Mapping[str, Fill] = field(default_factory=dict)
     evictions: Mapping[str, int] = field(default_factory=dict)
+    devices: frozenset[int] = frozenset()
+    """Ifindexes that there were."""
 
 
 class PolicyExpiry:
@@ -67,6 +69,7 @@ def sweep(
     ended: list[Entry] = []
     fill: dict[str, Fill] = {}
     evictions: dict[str, int] = {}
+    there: Collection[int] = ()
     for name, stem in _MAPS.items():
         entries = [entry for batch in maps.batches(name) for entry in batch]
         there = devices()  # after the entries: an index that is not among them has no device any more
@@ -82,7 +85,7 @@ def sweep(
         live = len(entries) - len(gone)
         fill[name] = Fill(live, maps.capacity(name))
         evictions[name] = _evicted(maps, labels, stem, live)
-    return PolicyCensus(tuple(ended), fill, evictions)
+    return PolicyCensus(tuple(ended), fill, evictions, frozenset(there))
 
 
 def _judge(expiry: PolicyExpiry, now: int, there: Collection[int]) -> _Judge:

@@ -121,7 +121,7 @@ async def test_what_went_from_socket_to_socket_is_told_beside_the_packets(statio
     assert (second.traffic, second.redirected) == (Traffic(), Redirected(10, 1000)), "no packet came"
     assert (closed.redirected, closed.total_redirected) == (Redirected(), told)
     assert set(asked) == {(WEB, 43512, DB, 5432)}
-    assert "redirected 60/6000B got 40/4000B after 100s path=socket" in line(closed)
+    assert "redirected 60/6000B got 40/4000B after 100s by idle path=socket" in line(closed)
     station.flows.ask_redirections(lambda *_: None)
     await station.flows.ended([(KEY, flow(station, 1, 1, 1))])
     assert (records(station)[-1].redirected, records(station)[-1].path) == (None, "")
@@ -203,6 +203,17 @@ async def test_a_short_flow_is_told_at_its_end_alone(station: Station) -> None:
     assert records(station) == []
     await station.flows.ended([(KEY, entries.pop(KEY))])
     assert [(one.traffic, one.age) for one in records(station)] == [(Traffic(5, 500, 5, 500), 1)]
+
+
+async def test_how_a_flow_ended_is_told(station: Station) -> None:
+    names = station.abi.constants
+    closed, fin_pod, fin_peer = (names[f"POLICY_FLOW_{name}"] for name in ("CLOSED", "FIN_POD", "FIN_PEER"))
+    both = flow(station, 1, 5, 5, state=closed, flags=fin_pod | fin_peer)
+    one = flow(station, 1, 5, 5, state=closed, flags=fin_pod)
+    open_still = flow(station, 1, 5, 5)
+    await station.flows.ended([(KEY, both), (KEY, one), (KEY, open_still)], {KEY.ifindex})
+    await station.flows.ended([(KEY, open_still)], {KEY.ifindex + 1})
+    assert [record.ended for record in records(station)] == ["fin", "reset", "idle", "device gone"]
 
 
 async def test_what_an_earlier_agent_told_is_not_told_again(abi: Abi) -> None:

@@ -88,6 +88,8 @@ def _carried(record: FlowRecord) -> list[str]:
         words.append(redirected_text(redirected))
     if record.age:
         words.append(f"after {record.age:.0f}s")
+    if record.ended:
+        words.append(f"by {record.ended}")
     return words
 
 

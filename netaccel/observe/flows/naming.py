@@ -65,6 +65,7 @@ class Judged(NamedTuple):
     age: float
     redirected: Redirected | None = None
     total_redirected: Redirected | None = None
+    ended: str = ""
 
 
 class Namer:
@@ -150,4 +151,5 @@ class Namer:
             age=judged.age,
             redirected=judged.redirected,
             total_redirected=judged.total_redirected,
+            ended=judged.ended,
         )

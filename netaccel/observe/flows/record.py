@@ -123,7 +123,7 @@ class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     bytes of the packet. ``identity``: the peer's. ``traffic``: since the flow's last record with traffic;
     ``total``: since it began, ``age`` seconds before its last packet. ``redirected``,
     ``total_redirected``: the same of what went from socket to socket beside it. ``location``: where in the
-    kernel a packet was dropped.
+    kernel a packet was dropped. ``ended``: how a closed flow did.
     """
 
     node: str
@@ -156,6 +156,7 @@ class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     age: float = 0.0
     redirected: Redirected | None = None
     total_redirected: Redirected | None = None
+    ended: str = ""
 
     @property
     def pod_end(self) -> End:

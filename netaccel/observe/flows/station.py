@@ -8,7 +8,7 @@ which block.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol, TypeVar
@@ -124,10 +124,13 @@ class Flows:
                 found = await asyncio.to_thread(self._summaries)
             await self._tell(found)
 
-    async def ended(self, entries: Sequence[Entry]) -> None:
-        """Tell what flows carried whose entries were deleted. DatapathError."""
+    async def ended(self, entries: Sequence[Entry], devices: Collection[int] | None = None) -> None:
+        """Tell what flows carried whose entries were deleted. ``devices``: ifindexes that there were then.
+
+        DatapathError.
+        """
         async with self._judging:
-            found = self._traffic.ended(entries)
+            found = self._traffic.ended(entries, devices)
         await self._tell(found)
 
     async def count_drops(self) -> None:

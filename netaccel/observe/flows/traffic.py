@@ -7,7 +7,7 @@ carried. A flow that the kernel's LRU evicts takes what came since its last reco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from netaccel.observe.flows.naming import Judged
@@ -17,6 +17,8 @@ from netaccel.records import PolicyFlow, PolicyFlowKey
 SUMMARIES = 4096
 """Summaries at a time: the busiest flows; the others' traffic is told later."""
 _WRAP = 1 << 32
+FIN, RESET, IDLE, DEVICE_GONE = "fin", "reset", "idle", "device gone"
+"""How flows end: by both sides' FIN, by a reset, without packets for too long, with their pod."""
 
 Entry = tuple[PolicyFlowKey, PolicyFlow]
 
@@ -44,6 +46,7 @@ class FlowTraffic:
         self._hz = hz
         self._rejected = constants["POLICY_FLOW_REJECTED"]
         self._closed = constants["POLICY_FLOW_CLOSED"]
+        self._fins = constants["POLICY_FLOW_FIN_POD"] | constants["POLICY_FLOW_FIN_PEER"]
         self._ingress = constants["POLICY_INGRESS"]
         self._lasting = lasting
         self._told: dict[PolicyFlowKey, _Told] | None = None
@@ -80,9 +83,16 @@ class FlowTraffic:
             told[judged.key] = _Told(judged.flow.opened, judged.total, redirected)
         return found
 
-    def ended(self, entries: Iterable[Entry]) -> list[Judged]:
-        """Of entries that are not there any more: what they carried since their last record."""
-        found = [self._judge(key, flow, "closed") for key, flow in entries if not flow.flags & self._rejected]
+    def ended(self, entries: Iterable[Entry], devices: Collection[int] | None = None) -> list[Judged]:
+        """Of entries that are not there any more: what they carried since their last record.
+
+        ``devices``: ifindexes that there were then; None: not known.
+        """
+        found = [
+            self._judge(key, flow, "closed")._replace(ended=self._how(key, flow, devices))
+            for key, flow in entries
+            if not flow.flags & self._rejected
+        ]
         for judged in found:
             (self._told or {}).pop(judged.key, None)
         return found
@@ -106,6 +116,12 @@ class FlowTraffic:
         pod, peer = (key.pod, key.pod_port), (key.peer, key.peer_port)
         ends = (*peer, *pod) if flow.direction == self._ingress else (*pod, *peer)
         return self.redirections(*ends) or _NONE
+
+    def _how(self, key: PolicyFlowKey, flow: PolicyFlow, devices: Collection[int] | None) -> str:
+        """How a flow ended, as far as its entry tells."""
+        if key.proto == _TCP and flow.state == self._closed:
+            return FIN if flow.flags & self._fins == self._fins else RESET
+        return DEVICE_GONE if devices is not None and key.ifindex not in devices else IDLE
 
     def _lasts(self, flow: PolicyFlow) -> bool:
         if flow.flags & self._rejected or flow.state == self._closed:
