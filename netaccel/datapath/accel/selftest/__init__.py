@@ -114,7 +114,6 @@ def run(obj: BpfObject | None = None) -> list[Check]:
 
 
 def _work(found: list[Check], obj: BpfObject | None) -> None:
-    end = time.monotonic() + BUDGET
     with ExitStack() as stack:
         try:
             sockets = _private(obj)
@@ -126,6 +125,7 @@ def _work(found: list[Check], obj: BpfObject | None) -> None:
             found.append(Check(PROGRAMS, ok=False, detail=str(error)))
             return
         found.append(Check(PROGRAMS, ok=True))
+        end = time.monotonic() + BUDGET
         for number, trial in enumerate(TRIALS):
             detail = f"not tried: {BUDGET:g} s were over" if time.monotonic() > end else ""
             for each in sets:
