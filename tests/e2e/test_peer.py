@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -131,6 +133,27 @@ def test_netfilters_rules_take_it_back_and_give_it(world: World, mode: str) -> N
         wait_for(lambda: tier(world)["on"], "on again", 20)
         _, said = client.communicate(timeout=60)
         assert client.returncode == 0, said
+
+
+def test_an_agent_that_is_killed_changes_nothing(world: World, mode: str, seen: None) -> None:
+    if mode == "off":
+        pytest.skip("it is off anyway")
+    before, killed = rule_packets(world), world.lab.agent_pid("node-1")
+    os.kill(killed, signal.SIGKILL)
+    target = url(world.pod_ip("web", socket.AF_INET), 8080)
+
+    def answered() -> bool:
+        assert world.lab.answer("pod:default/near", target)
+        return world.lab.agent_pid("node-1") not in (0, killed) and on_again()
+
+    def on_again() -> bool:
+        done = world.lab.run("node-1", sys.executable, "-m", "netaccel", "accel", "status", "-o", "json")
+        return done.returncode in (0, 3) and json.loads(done.stdout)["peer"]["on"]
+
+    wait_for(answered, "another agent", 40)
+    for _ in range(10):
+        assert world.lab.answer("pod:default/near", target)
+    assert rule_packets(world) == before
 
 
 def test_policies_of_both_ends_hold(world: World, mode: str) -> None:
