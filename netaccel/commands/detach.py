@@ -15,7 +15,7 @@ import click
 from netaccel.accelerate.receipts import RECEIPTS
 from netaccel.commands.output import bpffs_option, emit, examples, output_option
 from netaccel.commands.pinned import require_root
-from netaccel.datapath import libbpf, ownmounts, ports
+from netaccel.datapath import libbpf, ownmounts, peers, ports
 from netaccel.datapath.attach import Attacher
 from netaccel.datapath.bpfmap import KernelMap
 from netaccel.datapath.clock import jiffies_per_second
@@ -76,6 +76,7 @@ def remove(instance: Instance, *, stop_agent: bool = False) -> Done:
         )
     instance.lock()
     removed, left = _back_to_tcp(instance)
+    peers.disarm(instance.maps)  # both directions of a flow turn before the first hook is empty
     removed += Attacher(instance).detach_all()
     released = ports.release(instance)
     if released:

@@ -15,7 +15,8 @@ from netaccel.errors import MapFullError
 
 _NOEXIST = 1  # BPF_NOEXIST
 _LRU = (MapType.LRU_HASH, MapType.LRU_PERCPU_HASH)
-_NEVER_COPIED = (MapType.SK_STORAGE, MapType.RINGBUF)  # its keys are sockets; its contents are in flight
+# Keys are sockets; contents are in flight; values are read as others than they are written.
+_NEVER_COPIED = (MapType.SK_STORAGE, MapType.RINGBUF, MapType.PROG_ARRAY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ What an agent left is taken over as it is, so that a restart changes no connecti
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -51,6 +52,12 @@ def arm(maps: Path, program: Program) -> None:
     """Let programs of pods' devices call this one. ``maps``: the folder of the pins. DatapathError."""
     with KernelMap.open_pinned(maps / _PROGRAM) as pinned:
         pinned.update(bytes(4), program.fd.to_bytes(4, sys.byteorder))
+
+
+def disarm(maps: Path) -> None:
+    """Have programs of pods' devices call none: all packets at once go through the stack. DatapathError."""
+    with contextlib.suppress(FileNotFoundError), KernelMap.open_pinned(maps / _PROGRAM) as pinned:
+        pinned.delete(bytes(4))
 
 
 class Peers:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pytest
 from programs import ROOT, Loaded
 from wires import TCX_EGRESS, TCX_INGRESS, Net
 
-from netaccel.datapath import peersight, rtnetlink
+from netaccel.datapath import libbpf, peers, peersight, rtnetlink
 from netaccel.datapath.attach import has_tcx
+from netaccel.datapath.bpfmap import KernelMap, MapType
 from netaccel.datapath.bpfobject import BpfObject
 from netaccel.datapath.peersight import Sight
 from netaccel.model.address import Address, parse_address
@@ -106,6 +108,22 @@ def test_tc_programs_of_others(net: Net, hook: int, build: Callable[[str], Path]
         assert look(net)[1] == ""
         net.attach("node", "veth0", hook, obj.program("theirs").fd)
         assert "tc programs" in look(net)[1]
+
+
+def test_the_call_of_the_program_comes_and_goes(bpffs: Path, build: Callable[[str], Path]) -> None:
+    with BpfObject(build(TWO)) as obj, KernelMap.create(MapType.PROG_ARRAY, "calls", 4, 4, 1) as calls:
+        obj.load()
+        libbpf.obj_pin(calls.fd, str(bpffs / "peer_program"))
+        for _ in range(2):
+            peers.arm(bpffs, obj.program("ours"))
+            found = calls.lookup(bytes(4))
+            assert found
+            assert int.from_bytes(found, sys.byteorder) == obj.program("ours").info.id
+        for _ in range(2):
+            peers.disarm(bpffs)
+            assert calls.lookup(bytes(4)) is None
+        (bpffs / "peer_program").unlink()
+        peers.disarm(bpffs)
 
 
 def test_a_bridge_that_keeps_ports_apart(net: Net) -> None:
