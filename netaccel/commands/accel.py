@@ -37,9 +37,9 @@ def accel() -> None:
 def status(http: str, output: str) -> None:
     """Say which tier is in force, what this kernel's self-test found, and what was carried.
 
-    BYTES and MESSAGES went from socket to socket, both ways together, since the agent's start; BY TCP: bytes
-    of the same connections that did not, PASSES: in how many messages, by reason. Exit status 3: a tier that
-    the settings ask for is not in force.
+    BYTES and MESSAGES went from socket to socket, both ways together, since the node's start, whatever became
+    of agents; BY TCP: bytes of the same connections that did not, PASSES: in how many messages, by reason.
+    Exit status 3: a tier that the settings ask for is not in force.
     """
     raw, found = _ask(http, "/api/v1/accel/status", (), Status)
     emit(output, raw, lambda: _print_status(found))
