@@ -16,6 +16,7 @@ from netaccel.records import AccelEnd
 MANY = 300  # pairs, from which on the whole table is read
 PASSES = ("stopped", "policy", "call", "reader", "peer", "unread", "full")
 """Why messages go by TCP, as struct accel_end counts them."""
+_EXCUSED = ("stopped", "policy")  # these do not speak against the connection
 
 Both = tuple[AccelEnd, AccelEnd]
 
@@ -49,10 +50,7 @@ class Accounts:
 
     def counted(self, slot: Slot) -> tuple[Counted, Counted]:
         """Messages of both ends, as of this round. DatapathError."""
-        first, second = (
-            Counted(end.sent_messages, sum(passes(end).values()))
-            for end in self._read.get(slot.key) or self.ends(slot)
-        )
+        first, second = (_counted(end) for end in self._read.get(slot.key) or self.ends(slot))
         return first, second
 
     def take(self, used: Collection[Slot], now: float) -> None:
@@ -95,6 +93,12 @@ class Accounts:
         quad = (own.address, own.port, other.address, other.port)
         path = SOCKET if slot.phase is Phase.LIVE else TC
         self.paths.note(quad, frozenset(slot.cookies), slot.key, moved, path, now)
+
+
+def _counted(end: AccelEnd) -> Counted:
+    passed = passes(end)
+    excused = sum(passed.pop(reason, 0) for reason in _EXCUSED)
+    return Counted(end.sent_messages, sum(passed.values()), excused)
 
 
 def passes(end: AccelEnd) -> dict[str, int]:

@@ -315,8 +315,6 @@ class Engine:
         for slot in list(self.slots.used.values()):
             if slot.phase is not Phase.LIVE or slot.revision == revision:
                 continue
-            if slot.watch:
-                slot.watch.forgive(self.accounts.counted(slot))
             reason = self._refused_by_policy(slot.parties, slot.inside, revision)
             if reason == DENIED:
                 self._stop(slot, reason)

@@ -39,10 +39,14 @@ class Sample(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """What the programs counted of one end since it joined. ``passed``: messages that went by TCP."""
+    """What the programs counted of one end since it joined. ``passed``: messages that went by TCP.
+
+    ``excused``: those that did for a reason which is not the connection's own, as a change of policy.
+    """
 
     messages: int
     passed: int
+    excused: int = 0
 
 
 SLOW = "not busy enough"
@@ -80,7 +84,7 @@ class Watch:
         if seconds <= 0:
             return ""
         grown = [
-            Counted(after.messages - before.messages, after.passed - before.passed)
+            Counted(*(late - early for early, late in zip(before, after, strict=True)))
             for before, after in zip(self._last, counted, strict=True)
         ]
         self._at, self._last = now, counted
@@ -89,13 +93,9 @@ class Watch:
         passed = sum(one.passed for one in grown)
         if passed + messages >= limits.least and passed > limits.passing * (passed + messages):
             return PASSING
-        if min(one.messages + one.passed for one in grown) >= limits.cold * limits.rate * seconds:
+        if min(sum(one) for one in grown) >= limits.cold * limits.rate * seconds:
             self._warm_at = now
         return COLD if now - self._warm_at >= limits.patience else ""
-
-    def forgive(self, counted: tuple[Counted, Counted]) -> None:
-        """Messages passed for a reason that is not the connection's own: they prove nothing."""
-        self._last = counted
 
 
 class Absences:

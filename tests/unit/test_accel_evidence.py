@@ -43,10 +43,10 @@ def test_few_messages_prove_nothing() -> None:
     assert watch.leaves(1.0, (Counted(0, 15), Counted(0, 15))) == ""
 
 
-def test_passes_of_policy_prove_nothing() -> None:
+def test_passes_of_policy_prove_nothing_but_that_it_is_busy() -> None:
     watch = Watch(0.0, NONE, LIMITS)
-    watch.forgive((Counted(0, 900), Counted(0, 900)))
-    assert watch.leaves(1.0, (Counted(100, 900), Counted(100, 900))) == ""
+    assert watch.leaves(1.0, (Counted(0, 0, 900), Counted(0, 0, 900))) == ""
+    assert watch.leaves(11.0, (Counted(0, 0, 9900), Counted(0, 0, 9900))) == ""
 
 
 def test_a_pair_that_rests_leaves_after_a_while() -> None:
