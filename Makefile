@@ -39,9 +39,10 @@ test-cluster: as-root dev-setup cluster-setup bpf image
 bench: as-root bench-setup bpf
 	$(BIN)/python -m bench $(PART)
 
-## make soak            agent killed and restarted 1,000 times under load
+## make soak            agent killed and restarted 1,000 times under load; 100,000 accelerated connections, every byte checked
 soak: as-root dev-setup bpf
 	$(BIN)/python -m bench.soak
+	$(BIN)/python -m bench.soakaccel
 
 ## make test-kernels    older kernels in QEMU: do they take the programs, do the tests pass (half an hour; docs/kernels.md)
 test-kernels: dev-setup bpf

@@ -19,22 +19,21 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench import chaos
-from bench.accelground import CLIENT, SERVER, address_of, laboratory
-from netaccel.accelerate.view import Status
+from bench.accelground import CLIENT, SERVER, address_of, laboratory, status_of
+from netaccel.accelerate.view import Status, Totals
 from netaccel.errors import LabError
 from netaccel.lab.handle import Lab, wait_for
 from netaccel.lab.plan import paths
 from netaccel.lab.state import read_state
 
 CONNECTIONS = 100_000
-AT_ONCE = 300
-PACE = 4
+AT_ONCE = 600
+PACE = 3
 PORT = 7100
 SETTINGS = {"accelerate": "auto", "accelerate-interval": "0.1", "accelerate-rate": "4"}
 PATIENCE = 60.0
@@ -51,9 +50,18 @@ class Turmoil:
         self._pods = (self._folder / "pods.yaml").read_text()
         self._last = 0
         self.counts: Counter[str] = Counter()
+        self.totals: dict[int, Totals] = {}
+        """What each agent told last, by process id."""
+
+    def look(self) -> None:
+        """Note what the agent tells."""
+        pid = self._lab.agent_pid("node-1")
+        with suppress(LabError, OSError, ValueError):
+            self.totals[pid] = status_of(self._lab).totals
 
     def step(self) -> None:
         """One thing, by chance."""
+        self.look()
         chance = random.random()
         if chance < 0.25 and self._kills:
             self._kill()
@@ -117,11 +125,12 @@ def policy(kind: str) -> dict[str, Any]:
     return {"apiVersion": "netaccel.io/v1alpha1", "kind": "TrafficPolicy", "metadata": metadata, "spec": spec}
 
 
-class Report(msgspec.Struct):
-    """Of one run. ``missing``: sockets that do not add up; ``told``: bytes of the agent's receipts."""
+@dataclass(frozen=True)
+class Report:
+    """Of one run. ``status``: in the end."""
 
     outcome: chaos.Outcome
-    turmoil: Counter[str]
+    turmoil: Turmoil
     status: Status
 
     @property
@@ -129,18 +138,29 @@ class Report(msgspec.Struct):
         """Bytes from socket to socket, as the agent's receipts say."""
         return sum(receipt.bytes for receipt in self.status.receipts)
 
+    @property
+    def messages(self) -> int:
+        """As the receipts say."""
+        return sum(receipt.messages for receipt in self.status.receipts)
+
     def line(self) -> str:
         """One line of counts."""
-        found, totals = self.outcome, self.status.totals
+        found, totals = self.outcome, self.turmoil.totals.values()
         share = found.redirected / max(found.sent, 1)
         sides = (found.client, found.server)
+        done = {
+            "promotions": sum(one.promotions for one in totals),
+            "evictions": sum(sum(one.out.values()) for one in totals),
+            "deferred": sum(one.deferred for one in totals),
+            **self.turmoil.counts,
+            "bytes wrong": sum(side.wrong for side in sides),
+            "hangs": sum(side.hangs for side in sides),
+            "odd": sum(side.odd for side in sides),
+        }
         return (
-            f"{found.client.connections:,} connections, {found.sent:,} bytes; past TCP {found.redirected:,}"
-            f" ({share:.0%}), told {self.told:,}; promotions {totals.promotions:,},"
-            f" evictions {sum(totals.out.values()):,}; "
-            + ", ".join(f"{name} {count:,}" for name, count in sorted(self.turmoil.items()))
-            + f"; bytes wrong {sum(side.wrong for side in sides)}, hangs {sum(side.hangs for side in sides)},"
-            f" odd {sum(side.odd for side in sides)}"
+            f"{found.client.connections:,} connections, {found.sent:,} bytes, of which past TCP"
+            f" {found.redirected:,} ({share:.0%}), by receipts {self.told:,} in {self.messages:,} messages; "
+            + ", ".join(f"{name} {count:,}" for name, count in done.items())
         )
 
 
@@ -164,26 +184,22 @@ def soak(connections: int, at_once: int = AT_ONCE, pace: int = PACE, *, kills: b
         turmoil.rest()
         outcome = load.outcome()
         wait_for(lambda: settled(lab), "no pair left", PATIENCE)
-        return Report(outcome, turmoil.counts, status_of(lab))
-
-
-def status_of(lab: Lab) -> Status:
-    """What the agent says."""
-    return msgspec.convert(lab.api("node-1", "/api/v1/accel/status"), Status)
+        turmoil.look()
+        return Report(outcome, turmoil, status_of(lab))
 
 
 def settled(lab: Lab) -> bool:
-    """Whether the agent is ready and nothing is enrolled any more."""
-    with suppress(LabError, ValueError):
-        totals = status_of(lab).totals
-        return bool(lab.api("node-1", "/status")["ready"]) and not totals.live and not totals.leaving
+    """Whether the agent has begun, and nothing is enrolled any more."""
+    with suppress(LabError, OSError, ValueError):
+        status = status_of(lab)
+        return status.socket.on and not status.totals.live and not status.totals.leaving
     return False
 
 
 def main(connections: int) -> int:
     """Exit status."""
     report = soak(connections)
-    print(report.line())
+    print(report.line(), flush=True)
     if report.outcome.bad:
         print(report.outcome.complaints[:20_000], file=sys.stderr)
     enough = report.outcome.redirected > report.outcome.sent / 20

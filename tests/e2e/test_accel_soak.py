@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The soak of acceleration, made short: a real agent, pods, and every byte of theirs checked."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.soakaccel import soak
+from netaccel.datapath.plane import kernel_version
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.timeout(240),
+    pytest.mark.skipif(kernel_version() < (6, 12), reason="acceleration's programs load from 6.12 on"),
+]
+CONNECTIONS, AT_ONCE, PACE = 600, 150, 2
+
+
+def test_receipts_are_what_tcp_did_not_carry() -> None:
+    report = soak(CONNECTIONS, AT_ONCE, PACE, kills=False)
+    print(report.line())
+    assert not report.outcome.bad, report.outcome.complaints
+    assert report.outcome.client.connections == CONNECTIONS
+    assert report.told == report.outcome.redirected > 0
+
+
+def test_an_agent_that_is_killed_again_and_again_costs_no_byte() -> None:
+    report = soak(CONNECTIONS, AT_ONCE, PACE)
+    print(report.line())
+    assert not report.outcome.bad, report.outcome.complaints
+    assert report.outcome.client.connections == CONNECTIONS
+    assert report.told <= report.outcome.redirected  # what the killed one had not written down is lost
