@@ -88,7 +88,7 @@ struct counts {
 
 extern struct counts counts;
 extern uint64_t seed;
-extern int pace; /* 1: connections live for a second or so; more: for longer */
+extern int pace;  /* 1: connections live for a second or so; more: for longer */
 extern bool echo; /* the server gives back what it gets: its bytes are ours */
 
 /* plan.c */
