@@ -45,9 +45,9 @@ class Part(NamedTuple):
 
 PARTS = (
     Part("request/response", "ask", (1, 8, 64), (SMALL,), WAYS, 0.4, 5),
-    Part("request/response, large", "ask", (1, 8, 64), tuple((size,) for size in LARGE), LABS, 0.4, 4),
+    Part("request/response, large", "ask", (1, 8, 64), tuple((size,) for size in LARGE), LABS, 0.4, 3),
     Part("one way", "send", (1, 8), (BULK,), WAYS, 0.3, 5),
-    Part("connections", "connect", (1, 8), (CONNECT,), (*LABS, "loopback"), 0.5, 9),
+    Part("connections", "connect", (1, 8), (CONNECT,), (*LABS, "loopback"), 0.5, 7),
 )
 
 
@@ -158,9 +158,7 @@ def summary(found: Found) -> list[Result]:
         worst("least of all sizes and connections: socket", any_size, "socket", "plain"),
         worst("least one way: socket", part_of(found, PARTS[2]), "socket", "plain"),
         *(
-            verdict(
-                f"connections a second, tier 1 on, none enrolled, {count} at a time", cell, "socket", beside
-            )
+            verdict(f"connections, none of them enrolled, {count} at a time: socket", cell, "socket", beside)
             for beside in ("peer", "plain")
             for count, cell in connections.items()
         ),

@@ -39,7 +39,7 @@ def run() -> list[Result]:
     note = f"its two TCP sockets have {_typical(with_sockets):,.0f}; {PAIRS} pairs"
     return [
         Result("kernel memory of an enrolled pair, slabs", _typical(enrolled), "B", note=note),
-        Result("its share of the maps, which have their size from the start", maps[0], "B"),
+        Result("its share of the maps (of fixed size)", maps[0], "B"),
     ]
 
 
