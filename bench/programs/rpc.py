@@ -18,6 +18,7 @@ from bench.programs.base import Ground, Outcome, Program, number
 
 _METHOD = "/bench.Echo/Backwards"
 _THREADS = 4
+_PATIENCE = 20.0
 _SIZES = (1, 64, 1000, 20_000)
 
 
@@ -58,7 +59,12 @@ def ask(address: str, port: str, seconds: float) -> None:
             method = channel.unary_unary(_METHOD)
             while time.monotonic() < deadline:
                 request = os.urandom(_SIZES[calls[own] % len(_SIZES)])
-                wrong[own] += method(request, timeout=10, wait_for_ready=True) != request[::-1]
+                try:
+                    answer = method(request, timeout=_PATIENCE, wait_for_ready=True)
+                except grpc.RpcError as error:
+                    print(f"{error.code()}: {error.details()}", file=sys.stderr)
+                    answer = None
+                wrong[own] += answer != request[::-1]
                 calls[own] += 1
 
     threads = [threading.Thread(target=caller, args=(own,)) for own in range(_THREADS)]
@@ -71,6 +77,11 @@ def ask(address: str, port: str, seconds: float) -> None:
 
 def _server(ground: Ground) -> list[str]:
     return ["python", "-m", __name__, "serve", ground.address, str(ground.port)]
+
+
+def _ready(ground: Ground) -> str:
+    connect = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
+    return ground.ask(sys.executable, "-c", connect, ground.address, str(ground.port))
 
 
 def _ask(ground: Ground, seconds: float) -> Outcome:
@@ -93,7 +104,7 @@ RPC = _Rpc(
     {},
     lambda ground: None,
     _server,
-    lambda ground: _ask(ground, 0.2),
+    _ready,
     _ask,
     vouched=True,
 )
