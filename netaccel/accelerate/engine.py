@@ -140,11 +140,16 @@ class Engine:
         self.queued = sum(one.queued for cookie, one in look.seen.items() if cookie in enrolled)
         if not facts.draining:
             self._arm()
+        if facts.joining and not facts.draining:
             self._promote(look)
         self._samples = {cookie: (look.at, _sample(one)) for cookie, one in look.seen.items()}
         self._absences.keep(set(look.seen))
         self._suspects.keep({one.cookie for one in self.visits.there.values()})
         self._stretch(time.thread_time() - spent)
+
+    def suspect_anew(self) -> None:
+        """Programs may do otherwise, or other things go wrong, than was known before."""
+        self._suspects.keep(set())
 
     def drained(self) -> bool:
         """Whether nothing is enrolled any more."""

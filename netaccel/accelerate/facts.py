@@ -27,7 +27,8 @@ class LocalPod:
 class Facts:
     """``of_node``: the node's own addresses. ``policy``: whether policies are enforced.
 
-    ``draining``: nothing is accelerated any more.
+    ``draining``: nothing is accelerated any more. ``joining``: new connections may be; else those that are
+    go on.
     """
 
     pods: Mapping[PodKey, LocalPod] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Facts:
     of_node: frozenset[bytes] = frozenset()
     policy: bool = True
     draining: bool = False
+    joining: bool = True
 
     def shaped_at(self, devices: frozenset[int]) -> Facts:
         """The same, where the pods at these devices are shaped too."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -29,7 +28,7 @@ from netaccel.accelerate.visits import Visits
 from netaccel.agent.facts import unaccelerated
 from netaccel.agent.standing import Standing
 from netaccel.config import Settings
-from netaccel.datapath.accel.programs import why_pod_may_call
+from netaccel.datapath.accel.programs import Call, why_pod_may_call
 from netaccel.datapath.accel.selftest import verdict
 from netaccel.datapath.accel.sockets import AccelSockets
 from netaccel.datapath.node import NodeView
@@ -44,6 +43,7 @@ from netaccel.writers.notices import Notice, Scope
 log = logging.getLogger(__name__)
 
 _SETTLE = 10.0  # seconds after which the world is as it was told
+_SOON = 0.1  # seconds between looks at whether the self-test is over
 _WAIT = 1.0  # seconds between looks at what owners want, where nobody wants it
 _TRIES = (2.0, 10.0)  # seconds after which a self-test that failed is made again
 _AGAIN = 30.0  # seconds after which what failed is tried again
@@ -69,7 +69,9 @@ class Acceleration:
         self._programs: AccelSockets | None = None
         self._engine: Engine | None = None
         self._checks: tuple[Check, ...] = ()
-        self._refusal = ""
+        self._tested = False
+        """Whether the self-test was begun."""
+        self._problem = ""
         self._idle = False
         """Whether nothing is enrolled, and nothing shall be."""
         self._facts = Facts()
@@ -85,26 +87,28 @@ class Acceleration:
         """Accelerate for ever."""
         await self._agent.reconciler.synced.wait()
         await self._agent.reconciler.ready.wait()
-        while True:
-            try:
-                pause = await self._turn()
-            except DatapathError as error:
-                if str(error) != self._refusal:
-                    log.warning("acceleration: %s; tried again in %.0f s", error, _AGAIN)
-                self._refusal = str(error)
-                pause = _AGAIN
-            await asyncio.sleep(pause)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                try:
+                    pause = await self._turn(group)
+                    self._problem = ""
+                except DatapathError as error:
+                    if str(error) != self._problem:
+                        log.warning("acceleration: %s; tried again in %.0f s", error, _AGAIN)
+                    self._problem = str(error)
+                    pause = _AGAIN
+                await asyncio.sleep(pause)
 
-    async def _turn(self) -> float:
+    async def _turn(self, group: asyncio.TaskGroup) -> float:
         """Do what is due; seconds to the next time. DatapathError."""
         if self._changed():
             self._facts = self._known()
+        if not self._facts.draining and not self._tested:
+            self._tested = True
+            group.create_task(self._test(), name="self-test")
         if self._engine is None:
-            if not self._facts.draining:
-                await self._test()
-                self._facts = self._known()
-            if self._facts.draining and (self._idle or not (self._pins / _OWN_MAP).exists()):
-                return _WAIT
+            if not self._facts.joining and (self._idle or not (self._pins / _OWN_MAP).exists()):
+                return _SOON if self._tested and not self._checks else _WAIT
             await self._there(self._open)
         engine = self._engine
         assert engine is not None
@@ -124,16 +128,21 @@ class Acceleration:
         return changed
 
     async def _test(self) -> None:
-        if not self._checks:
-            self._checks = await self._tried()
-            found = verdict(self._checks)
-            self._refusal = found.reason
-            if found.reason:
-                log.warning("acceleration is off: %s", found.reason)
-            for call in sorted(found.broken):
-                log.info(
-                    "this kernel gets %s wrong on accelerated sockets: who may do it stays with TCP", call
-                )
+        """Try the kernel. Pairs that an agent before left are looked after meanwhile."""
+        self._checks = await self._tried()
+        found = verdict(self._checks)
+        if found.reason:
+            log.warning("acceleration is off: %s", found.reason)
+        for call in sorted(found.broken):
+            log.info("this kernel gets %s wrong on accelerated sockets: who may do it stays with TCP", call)
+        if (engine := self._engine) is not None:
+            await self._there(engine.suspect_anew)
+        self._facts = self._known()
+
+    def _may_call(self, processes: Iterable[int]) -> str:
+        """Why one of these may do what this kernel gets wrong, as far as that is known by now."""
+        broken = verdict(self._checks).broken if self._checks else frozenset[Call]()
+        return why_pod_may_call(processes, calls=broken)
 
     async def _tried(self) -> tuple[Check, ...]:
         """Of the self-test: a machine that is too busy to be tried in time is tried again."""
@@ -160,7 +169,7 @@ class Acceleration:
             Clearance(maps, constants),
             Thresholds(rate=settings.accelerate_rate),
             ledger,
-            may_splice=partial(why_pod_may_call, calls=verdict(self._checks).broken),
+            may_splice=self._may_call,
             save=self._save,
             interval=settings.accelerate_interval,
         )
@@ -231,6 +240,7 @@ class Acceleration:
             wishes.endpoints(pods, [(key, self._ports(key)) for key in self._backed(pods)]),
         )
         self._tell(asks.wrong)
+        kernel_fails = bool(self._checks) and not verdict(self._checks).on
         devices = agent.placement.devices
         local = (LocalPod(pod.key, pod.addresses, devices.get(pod.key, 0), pod.shaped) for pod in pods)
         return Facts(
@@ -238,7 +248,8 @@ class Acceleration:
             wishes=asks,
             of_node=frozenset(agent.plane.view.local),
             policy=settings.policy == "on",
-            draining=not asks.any_enabled or bool(self._checks and not verdict(self._checks).on),
+            draining=not asks.any_enabled or kernel_fails,
+            joining=asks.any_enabled and bool(self._checks) and not kernel_fails,
         )
 
     def _backed(self, pods: Sequence[Pod]) -> list[ServiceKey]:
@@ -299,12 +310,13 @@ class Acceleration:
         """See netaccel.accelerate.view."""
         agent, engine = self._agent, self._engine
         without = unaccelerated(agent.settings, agent.peer_tier())
-        on = engine is not None and verdict(self._checks).on and self._facts.wishes.any_enabled
-        reason = self._refusal or ("" if on else without.socket.reason)
+        found = verdict(self._checks) if self._checks else None
+        on = engine is not None and self._facts.joining and not self._problem
+        reason = self._problem or (found.reason if found else "")
         return Status(
             node=agent.settings.node_name,
             peer=without.peer,
-            socket=Tier(on, reason, without.socket.asked),
+            socket=Tier(on, "" if on else reason or without.socket.reason, without.socket.asked),
             checks=self._checks,
             totals=told.totals(engine) if engine else Totals(),
             receipts=engine.accounts.ledger.receipts() if engine else (),

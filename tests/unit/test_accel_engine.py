@@ -164,3 +164,17 @@ def test_a_socket_that_is_closed_ends_its_pair(ground: Ground) -> None:
     assert ground.kernel.state() == [FREE]
     assert ground.engine.account.out == {engine.CLOSED: 1}
     assert not ground.kernel.members()
+
+
+def test_before_the_kernel_was_tried_pairs_are_looked_after_and_none_joins(ground: Ground) -> None:
+    ground.connect(7)
+    ground.facts = replace(ground.facts, joining=False)
+    ground.kernel.revision = 2
+    ground.pass_time(3)
+    assert ground.kernel.state() == [LIVE]
+    assert ground.kernel.slots[0].revision == 2
+    ground.facts = replace(ground.facts, joining=True)
+    ground.splices = {102}
+    ground.engine.suspect_anew()
+    ground.pass_time()
+    assert ground.engine.account.out == {obstacles.SPLICES: 1}
