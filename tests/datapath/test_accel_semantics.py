@@ -21,19 +21,18 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import pytest
+from accelpairs import World, paired
 
 from netaccel.datapath import netlink
-from netaccel.datapath.accel.sockets import AccelSockets
 from netaccel.datapath.plane import kernel_version
-from netaccel.records import AccelPair, AccelWanted
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.skipif(kernel_version() < (6, 12), reason="acceleration's programs load from 6.12 on"),
 ]
 
-DELIVERY = 0.02  # seconds; loopback delivers within the call as a rule
-SO_COOKIE, SIOCATMARK, SIOCOUTQ, SIOCOUTQNSD = 57, 0x8905, 0x5411, 0x894B
+DELIVERY = 0.01  # seconds; loopback delivers within the call as a rule
+SIOCATMARK, SIOCOUTQ, SIOCOUTQNSD = 0x8905, 0x5411, 0x894B
 SO_PEEK_OFF, SO_ZEROCOPY, MSG_ZEROCOPY, TCP_INQ, TCP_ULP = 42, 60, 0x4000000, 36, 31
 LINGER_NOW = struct.pack("ii", 1, 0)
 EVENTS = {
@@ -428,45 +427,11 @@ KNOWN = (
 # -------------------------------------------------------------------------------------------- tests
 
 
-class World:
-    """Pairs of sockets on a namespace's loopback, and the programs."""
-
-    def __init__(self, programs: AccelSockets, stack: ExitStack) -> None:
-        self.programs, self._stack, self._slot = programs, stack, 0
-
-    def pair(self, family: int, *, enrolled: bool) -> tuple[socket.socket, socket.socket]:
-        address = "::1" if family == socket.AF_INET6 else "127.0.0.1"
-        with socket.create_server((address, 0), family=family) as listener:
-            a = self._stack.enter_context(socket.create_connection(listener.getsockname()[:2]))
-            b = self._stack.enter_context(listener.accept()[0])
-        for one in (a, b):
-            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            one.setblocking(False)
-        if enrolled:
-            self._enrol(a, b)
-        return a, b
-
-    def _enrol(self, *ends: socket.socket) -> None:
-        cookies = [int.from_bytes(end.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little") for end in ends]
-        wanted = {cookie: AccelWanted(2 * self._slot + side, 1, 0) for side, cookie in enumerate(cookies)}
-        live = self.programs.constants["ACCEL_LIVE"]
-        results = self.programs.enrol(wanted)
-        assert {cookie: result.error for cookie, result in results.items()} == dict.fromkeys(cookies, 0)
-        self.programs.write_pairs({self._slot: AccelPair(1, live, 0)})
-        self._slot += 1
-
-    def redirected(self) -> int:
-        """Messages of the pair that was enrolled last."""
-        return sum(self.programs.end(2 * self._slot - 2 + side).sent_messages for side in (0, 1))
-
-
 @pytest.fixture
 def world(inside: str) -> Iterator[World]:
     netlink.set_up("lo")
-    with ExitStack() as stack:
-        programs = AccelSockets.private(250)
-        stack.callback(programs.close)
-        yield World(programs, stack)
+    with paired() as found:
+        yield found
 
 
 FAMILIES = pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6], ids=["IPv4", "IPv6"])
