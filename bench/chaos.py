@@ -96,18 +96,19 @@ class Chaos:
     """A server and a client, running. ``seed``: of all that they do."""
 
     def __init__(
-        self, server: Place, client: Place, address: str, port: int, folder: Path, pace: int
+        self, server: Place | None, client: Place, address: str, port: int, folder: Path, pace: int
     ) -> None:
         """``server``, ``client``: make a command run where it shall; ``folder``: for their records."""
         self.seed, self._pace = random.getrandbits(63), str(pace)
         self._folder, self._address, self._port = folder, address, str(port)
         self._client_place = client
-        self._server = self._start(server, "serve")
+        self._server = self._start(server, "serve") if server else None
         self._client: subprocess.Popen[str] | None = None
 
     def drive(self, connections: int, at_once: int) -> None:
         """Begin."""
-        self._client = self._start(self._client_place, "drive", str(connections), str(at_once))
+        echo = () if self._server else ("echo",)
+        self._client = self._start(self._client_place, "drive", str(connections), str(at_once), *echo)
 
     @property
     def running(self) -> bool:
@@ -124,14 +125,16 @@ class Chaos:
         """Wait for the end. RuntimeError where a program failed."""
         assert self._client
         client = self._counts(self._client, "drive")
-        self._server.terminate()
-        server = self._counts(self._server, "serve")
+        server = Counts(*(0 for _ in Counts._fields))
+        if self._server:
+            self._server.terminate()
+            server = self._counts(self._server, "serve")
         records = [
             Record(*fields)
             for log in sorted(self._folder.glob(f"*{self._port}.[0-9]*"))
             for fields in _RECORD.iter_unpack(log.read_bytes())
         ]
-        complaints = "".join(self._errors(verb).read_text() for verb in ("drive", "serve"))
+        complaints = "".join(path.read_text() for path in sorted(self._folder.glob(f"*{self._port}.errors")))
         return Outcome(client, server, records, complaints)
 
     def close(self) -> None:
@@ -168,9 +171,12 @@ class Chaos:
 
 @contextmanager
 def load(
-    server: Place, client: Place, address: str, port: int, folder: Path, pace: int = 1
+    server: Place | None, client: Place, address: str, port: int, folder: Path, pace: int = 1
 ) -> Iterator[Chaos]:
-    """A server that listens; drive it. ``pace``: seconds that a connection lives, roughly."""
+    """A server that listens; drive it. ``pace``: seconds that a connection lives, roughly.
+
+    ``server``: None where another program listens that gives back what it gets.
+    """
     chaos = Chaos(server, client, address, port, folder, pace)
     try:
         yield chaos

@@ -38,9 +38,9 @@ class Ground(NamedTuple):
 class Driver:
     """A thread that does it until :meth:`end`. ``redirected``: bytes past TCP by the sender's cookie."""
 
-    def __init__(self, pins: Path, ground: Ground) -> None:
-        """``pins``: a folder of a bpf file system."""
-        self._pins, self._ground = pins, ground
+    def __init__(self, pins: Path, ground: Ground, spared: int = 0) -> None:
+        """``pins``: a folder of a bpf file system; ``spared``: a port whose connections are left alone."""
+        self._pins, self._ground, self._spared = pins, ground, spared
         self.redirected: Counter[int] = Counter()
         self.counts: Counter[str] = Counter()
         self.passes: Counter[str] = Counter()
@@ -165,7 +165,9 @@ class Driver:
             ends = (seen[one.first], seen[one.second])
             if not enrolled.isdisjoint((one.first, one.second)) or not self._slots.has_room():
                 continue
-            if not all(end.flags & nonblocking for end in ends) or self._dice.random() < 0.3:
+            if self._spared in (ends[0].sport, ends[1].sport) or self._dice.random() < 0.3:
+                continue
+            if not all(end.flags & nonblocking for end in ends):
                 continue
             first, second = (Party(end.cookie, end.netns, None, end.src, end.sport) for end in ends)
             taken.append(self._slots.take((first, second), 0.0, inside=one.inside, revision=self._revision))

@@ -24,6 +24,8 @@ QUEUE_BYTES, QUEUE_MESSAGES = 256 * 1024, 256  # abi.h's
 @pytest.fixture
 def lo(inside: str) -> None:
     netlink.set_up("lo")
+    for name in ("rmem", "wmem"):  # what TCP itself holds: less, or a byte at a time takes long
+        netlink.set_sysctl(f"net.ipv4.tcp_{name}", "4096 65536 262144")
 
 
 def fill(writer: socket.socket, size: int) -> int:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from bench import chaos
 from bench.chaosdriver import Driver, Ground
 from netaccel.datapath import netlink
+from netaccel.datapath.accel import selftest
 from netaccel.datapath.plane import kernel_version
 
 pytestmark = [
@@ -18,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(kernel_version() < (6, 12), reason="acceleration's programs load from 6.12 on"),
 ]
 
-CONNECTIONS, AT_ONCE = 800, 100
+CONNECTIONS, SPLICED, AT_ONCE = 800, 200, 100
 
 
 @pytest.fixture
@@ -68,3 +71,62 @@ def test_chaos(two: Ground, bpffs: Path, tmp_path: Path, address: str) -> None:
     assert not missing, "\n".join(missing[:10])
     assert outcome.redirected > outcome.sent / 10
     assert driver.counts["evictions"]
+
+
+SPLICER = """
+import os, select, socket, sys, threading
+
+def wait(way, event):
+    poll = select.poll()
+    poll.register(way, event)
+    poll.poll()
+
+def give_back(way):
+    way.setblocking(False)
+    out, into = os.pipe()
+    while True:
+        try:
+            taken = os.splice(way.fileno(), into, 1 << 16)
+        except BlockingIOError:
+            wait(way, select.POLLIN)
+            continue
+        if not taken:
+            break
+        while taken:
+            try:
+                taken -= os.splice(out, way.fileno(), taken)
+            except BlockingIOError:
+                wait(way, select.POLLOUT)
+    way.shutdown(socket.SHUT_WR)
+    way.close()
+    os.close(out)
+    os.close(into)
+
+listener = socket.create_server(("10.99.0.2", int(sys.argv[1])), backlog=1000)
+print("ready", flush=True)
+while True:
+    threading.Thread(target=give_back, args=(listener.accept()[0],), daemon=True).start()
+"""
+
+
+def test_readers_that_splice(two: Ground, bpffs: Path, tmp_path: Path) -> None:
+    """Accelerated only where the kernel's splice(2) sees redirected bytes, as the agent has it."""
+    client, server = two.namespaces
+    works = all(check.ok for check in selftest.run() if check.name == "splice")
+    command = place(server)([sys.executable, "-c", SPLICER, "7101"])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as splicer:
+        try:
+            assert splicer.stdout
+            assert splicer.stdout.readline() == "ready\n"
+            with chaos.load(None, place(client), "10.99.0.2", 7101, tmp_path) as load:
+                driver = Driver(bpffs, two, spared=0 if works else 7101)
+                try:
+                    load.drive(SPLICED, AT_ONCE)
+                    outcome = load.outcome()
+                finally:
+                    driver.end()
+        finally:
+            splicer.kill()
+    assert not outcome.bad, outcome.complaints
+    assert outcome.client.clean == SPLICED
+    assert bool(driver.counts["promotions"]) == works
