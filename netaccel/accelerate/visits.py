@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 _PROC = Path("/proc")
+_YOUNG = 12  # walks in which a namespace may still get its addresses; later it is looked at once in so many
 _QUIET, _SELDOM = 10, 4  # looks in a row, and rounds between looks from then on
 _VETH = "veth"
 _SHAPERS = frozenset(("tbf", "htb", "hfsc", "cake", "netem", "ingress"))
@@ -58,6 +59,8 @@ class Namespace:
     quiet: int = 0
     """Looks in a row that found it not busy."""
     problem: str = ""
+    walks: int = 0
+    """In how many it was met."""
 
 
 @dataclass(slots=True)
@@ -97,6 +100,9 @@ class Visits:
         for inode, processes in found.items():
             known = self.there.setdefault(inode, Namespace(inode, ()))
             known.processes = tuple(processes)
+            known.walks += 1
+            if known.pod is None and (known.walks <= _YOUNG or not known.walks % _YOUNG):
+                known.cookie, known.problem = 0, ""  # it may have its addresses by now, or may be entered
 
     def meet(self, pods: Mapping[PodKey, LocalPod]) -> None:
         """Find out whose namespaces are whose: of those that were not entered yet, and after pods changed."""
@@ -187,12 +193,6 @@ class Visits:
             return
         if seen:
             namespace.cookie, namespace.addresses, namespace.devices = seen
-
-    def forget(self, cookies: Collection[int]) -> None:
-        """Get to know these namespaces again: their pod may have other addresses now."""
-        for namespace in self.there.values():
-            if namespace.cookie in cookies:
-                namespace.cookie = 0
 
 
 def _whose(namespace: Namespace, owners: Mapping[bytes, LocalPod]) -> PodKey | None:
