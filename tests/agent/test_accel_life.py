@@ -121,3 +121,35 @@ def test_short_connections_are_never_enrolled(node: Node, pods: tuple[Pod, Pod])
     assert done.returncode == 0, complaint
     assert json.loads(said) == MANY
     assert accel(node)["totals"].get("promotions", 0) == 0
+
+
+def test_a_backend_that_is_removed_resets_its_connections(node: Node, pods: tuple[Pod, Pod]) -> None:
+    node.put("service.yaml", service(), endpoints(pods[1].address))
+    agent = node.serve(**FAST)
+    load = Load(pods[0], "10.96.0.10")
+    node.until(lambda: live(node) == 1, agent)
+    node.until(lambda: [one["service"] for one in accel(node)["receipts"]] == ["shop/web"])
+    node.put("service.yaml", service(), endpoints())
+    node.until(lambda: load.process.poll() is not None)
+    assert load.process.returncode, "as by TCP alone: the connection is reset"
+    node.until(lambda: live(node) == 0 and not accel(node)["totals"].get("leaving"))
+
+
+def service() -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.10", "ports": [{"name": "load", "port": PORT}]},
+    }
+
+
+def endpoints(*addresses: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "load", "port": PORT}],
+        "endpoints": [{"addresses": [address]} for address in addresses],
+    }
