@@ -15,10 +15,10 @@ from typing import NamedTuple
 class Thresholds:
     """``rate``: data segments a second, each way, from which a connection joins.
 
-    ``burst``: most bytes of an exchange, both ways together. ``passing``: share of messages that may pass by
-    TCP; ``least``: messages below which passes prove nothing. ``cold``: share of ``rate`` below which it
-    leaves after ``patience`` seconds. ``away``: seconds that one stays away that left because it passed,
-    doubled each time up to ``longest``.
+    ``burst``: most bytes, both ways together, for each segment of the quieter way. ``passing``: share of
+    messages that may pass by TCP; ``least``: messages below which passes prove nothing. ``cold``: share of
+    ``rate`` below which it leaves after ``patience`` seconds. ``away``: seconds that one stays away that left
+    because it passed, doubled each time up to ``longest``.
     """
 
     rate: float = 100.0
