@@ -9,7 +9,6 @@ have enrolled sockets, are entered. The node's own namespace never is. For a thr
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -187,8 +186,7 @@ class Visits:
         try:
             seen = self.inside(namespace, look)
         except DatapathError as error:
-            if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOENT):
-                raise
+            log.debug("namespace %d can't be looked at: %s", namespace.inode, error)
             namespace.problem = CLOSED
             return
         if seen:
