@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 SOURCES = Path(__file__).parent / "load" / "chaos"
 OUT = Path("build/bench/chaos")
-PATIENCE = 60.0
+PATIENCE = 300.0
 _RECORD = Struct("=6Q2I")
 Place = Callable[[Sequence[str]], list[str]]
 

@@ -30,9 +30,9 @@
 
 #include "waiting.h"
 
-#define OPEN 512   /* connections of a process */
-#define HANG 30000 /* ms without progress */
-#define READS 8    /* at a time, so that others get their turn */
+#define OPEN 512    /* connections of a process */
+#define HANG 120000 /* ms without progress: a busy machine lets no process starve for so long */
+#define READS 8     /* at a time, so that others get their turn */
 
 uint64_t seed;
 bool echo;
