@@ -113,7 +113,7 @@ class Engine:
         self._absences = Absences(limits)
         self._samples: dict[int, tuple[float, Sample]] = {}
         self._why: dict[int, str] = {}
-        self._walk_at = 0.0
+        self._walked, self._walk_at = -1.0, 0.0
         self._turn = 0
         self.orphans: dict[int, Drain] = {}
         """Enrolled sockets that are no pair's, by cookie."""
@@ -170,9 +170,7 @@ class Engine:
     def _look(self, facts: Facts) -> Look:
         now = self._clock()
         if now >= self._walk_at:
-            spent = time.thread_time()
-            self.visits.walk()
-            self._walk_at = now + max(WALK, (time.thread_time() - spent) / SHARE)
+            self._walk(now)
         self.visits.meet(facts.pods)
         self.unreachable = self.visits.unreachable(facts.pods)
         members = frozenset(self.programs.members())
@@ -191,6 +189,11 @@ class Engine:
                 self._enter(namespace, look)
         self._enter_others(look)
         return look
+
+    def _walk(self, now: float) -> None:
+        spent = time.thread_time()
+        self.visits.walk()
+        self._walked, self._walk_at = now, now + max(WALK, (time.thread_time() - spent) / SHARE)
 
     def _enter_others(self, look: Look) -> None:
         """Where the other ends are of what was seen; they were taken for not busy."""
@@ -366,7 +369,14 @@ class Engine:
             or self._suspected(parties, look.at)
             or self._refused_by_policy(parties, inside, revision)
             or ("" if self.slots.has_room() else FULL)
+            or self._suspected_now(parties, look.at)
         )
+
+    def _suspected_now(self, parties: tuple[Party, Party], now: float) -> str:
+        """Of the programs that are there now, since one may have come after the last walk."""
+        if self._walked < now:
+            self._walk(now)
+        return self._suspected(parties, now)
 
     def obstacle(self, end: AccelSeen) -> str:
         """What of a socket keeps it with TCP; "" for nothing."""
