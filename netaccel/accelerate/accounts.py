@@ -8,7 +8,7 @@ from collections.abc import Collection
 from netaccel.accelerate.evidence import Counted
 from netaccel.accelerate.life import Phase
 from netaccel.accelerate.paths import SOCKET, TC, Moved, Paths
-from netaccel.accelerate.receipts import Ends, Ledger, Sum, both
+from netaccel.accelerate.receipts import UNNAMED, Ends, Ledger, Sum, both
 from netaccel.accelerate.slots import Programs, Slot
 from netaccel.model.endpoint import PodKey
 from netaccel.records import AccelEnd
@@ -62,23 +62,22 @@ class Accounts:
 
     def close(self, slot: Slot, now: float) -> None:
         """The last that is to be taken in of a pair: it counted on until a moment ago. DatapathError."""
-        self._take(slot, self.ends(slot), now)
+        self._take(slot, self.ends(slot), now, last=True)
 
-    def _take(self, slot: Slot, found: Both, now: float) -> None:
+    def _take(self, slot: Slot, found: Both, now: float, *, last: bool = False) -> None:
         first, second = found
         if not slot.inside:
             self._note(slot, first, second, now)
-        named = all(party.pod for party in slot.parties)
-        if not named and not self.ledger.knows(slot.key):
-            return
-        client, server = slot.parties[slot.client].pod, slot.parties[1 - slot.client].pod
+        ends = _named(slot)
+        if ends is None and not last and not self.ledger.knows(slot.key):
+            return  # taken over: its pods may be found yet
         total = Sum(
             first.sent_messages + second.sent_messages,
             first.sent_bytes + second.sent_bytes,
             first.passed_bytes + second.passed_bytes,
             both(passes(first), passes(second)),
         )
-        self.ledger.count(*slot.key, Ends(slot.service, _text(client), _text(server)), total)
+        self.ledger.count(*slot.key, ends or UNNAMED, total)
 
     def _note(self, slot: Slot, first: AccelEnd, second: AccelEnd, now: float) -> None:
         own, other = slot.parties
@@ -107,5 +106,11 @@ def passes(end: AccelEnd) -> dict[str, int]:
     return {reason: count for reason, count in counts.items() if count}
 
 
-def _text(pod: PodKey | None) -> str:
-    return f"{pod.namespace}/{pod.name}" if pod else ""
+def _named(slot: Slot) -> Ends | None:
+    """None where the pods are not known."""
+    client, server = slot.parties[slot.client].pod, slot.parties[1 - slot.client].pod
+    return Ends(slot.service, _text(client), _text(server)) if client and server else None
+
+
+def _text(pod: PodKey) -> str:
+    return f"{pod.namespace}/{pod.name}"

@@ -13,13 +13,12 @@ from collections.abc import Collection, Mapping
 
 import msgspec
 
-from netaccel.accelerate.view import Receipt
+from netaccel.accelerate.view import OTHERS, Receipt
 
 RECEIPTS = "receipts"
 """The note beside the pins that names the file where an agent keeps them."""
 ROWS = 1024
 """Receipts that have a row of their own; what comes later shares one."""
-OTHERS = "(others)"
 
 
 class Ends(msgspec.Struct, frozen=True):
@@ -28,6 +27,10 @@ class Ends(msgspec.Struct, frozen=True):
     service: str
     client: str
     server: str
+
+
+UNNAMED = Ends(OTHERS, OTHERS, OTHERS)
+"""Of pairs that no row is left for, or whose pods are not known any more."""
 
 
 class Sum(msgspec.Struct, frozen=True):
@@ -133,7 +136,7 @@ class Ledger:
 
     def _row(self, ends: Ends) -> Row:
         if ends not in self._rows and len(self._rows) >= ROWS:
-            ends = Ends(OTHERS, OTHERS, OTHERS)
+            ends = UNNAMED
         return self._rows.setdefault(ends, Row())
 
 

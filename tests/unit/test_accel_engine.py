@@ -9,6 +9,7 @@ import pytest
 from accelengine import CONSTANTS, FREE, LIVE, STOPPED, Ground
 
 from netaccel.accelerate import clearance, engine, evidence, obstacles
+from netaccel.accelerate.view import OTHERS
 from netaccel.accelerate.wishes import Wish, Wishes
 from netaccel.model.endpoint import PodKey
 
@@ -164,6 +165,28 @@ def test_a_socket_that_is_closed_ends_its_pair(ground: Ground) -> None:
     assert ground.kernel.state() == [FREE]
     assert ground.engine.account.out == {engine.CLOSED: 1}
     assert not ground.kernel.members()
+
+
+def test_what_a_pair_carried_counts_though_it_ended_while_no_agent_was_there(ground: Ground) -> None:
+    ground.pass_time(5)
+    carried = sum(end.sent_messages for end in ground.kernel.table.values())
+    for cookie in (FIRST, SECOND):
+        del ground.kernel.sockets[cookie], ground.kernel.enrolled[cookie]
+    ground.engine = ground.agent()
+    ground.pass_time(4)
+    assert ground.kernel.state() == [FREE]
+    (receipt,) = ground.engine.accounts.ledger.receipts()
+    assert (receipt.client, receipt.messages) == (OTHERS, carried)
+
+
+def test_a_program_that_came_since_the_last_walk_is_seen_before_its_connection_joins() -> None:
+    ground = Ground()
+    ground.pass_time()
+    ground.splices = (103,)
+    ground.places.walk = lambda: setattr(ground.places.there[1], "processes", (101, 103))  # type: ignore[method-assign]
+    ground.pass_time()
+    assert ground.kernel.state() == []
+    assert ground.engine.account.refused == {obstacles.SPLICES: 1}
 
 
 def test_before_the_kernel_was_tried_pairs_are_looked_after_and_none_joins(ground: Ground) -> None:
