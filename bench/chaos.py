@@ -44,6 +44,7 @@ class Counts(NamedTuple):
     """What one side counted.
 
     ``odd``: results of calls that TCP would not give; ``spurious``: readable, as was told, but not really.
+    ``stall``: milliseconds that a connection stood still at the longest, pauses of the plan included.
     """
 
     connections: int
@@ -54,6 +55,7 @@ class Counts(NamedTuple):
     hangs: int
     odd: int
     spurious: int
+    stall: int
 
 
 class Outcome(NamedTuple):

@@ -156,6 +156,7 @@ class Report:
             "bytes wrong": sum(side.wrong for side in sides),
             "hangs": sum(side.hangs for side in sides),
             "odd": sum(side.odd for side in sides),
+            "longest standstill (ms)": max(side.stall for side in sides),
         }
         return (
             f"{found.client.connections:,} connections, {found.sent:,} bytes, of which past TCP"

@@ -84,6 +84,7 @@ struct record {
 struct counts {
 	uint64_t connections, sent, received, wrong, hangs, odd, spurious, clean;
 	uint64_t writes[16], reads[16];
+	uint64_t stall; /* ms: the longest that a connection stood still; of several counts the largest */
 };
 
 extern struct counts counts;

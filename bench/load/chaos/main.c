@@ -52,6 +52,13 @@ uint64_t now(void)
 	return t.tv_sec * 1000ull + t.tv_nsec / 1000000;
 }
 
+static void go_on(struct conn *c, uint64_t at)
+{
+	if (at - c->progress > counts.stall)
+		counts.stall = at - c->progress;
+	c->progress = at;
+}
+
 static struct conn *add(int fd, int side)
 {
 	struct conn *c = calloc(1, sizeof(*c));
@@ -209,7 +216,7 @@ static void write_on(struct conn *c, uint64_t at)
 				broken(c, "write failed with");
 			return;
 		} else {
-			c->progress = at;
+			go_on(c, at);
 			pause_between(c, at);
 		}
 	}
@@ -239,7 +246,7 @@ static void read_on(struct conn *c, uint64_t at)
 		} else if (!done) {
 			c->eof = true;
 		} else {
-			c->progress = at;
+			go_on(c, at);
 			if (!c->known && c->header == HEADER)
 				learn(c);
 			stop_for_a_while(c, at);
@@ -383,16 +390,20 @@ static void work(int mode, int listener, uint64_t id, uint64_t step, uint64_t co
 static void tell(struct counts *all)
 {
 	struct counts sum = {};
+	uint64_t stall = 0;
 
-	for (int i = 0; i < MODES; i++)
+	for (int i = 0; i < MODES; i++) {
 		for (size_t j = 0; j < sizeof(sum) / sizeof(uint64_t); j++)
 			((uint64_t *)&sum)[j] += ((uint64_t *)&all[i])[j];
+		stall = all[i].stall > stall ? all[i].stall : stall;
+	}
 	printf("{\"connections\": %llu, \"clean\": %llu, \"sent\": %llu, \"received\": %llu, \"wrong\": "
 	       "%llu, "
-	       "\"hangs\": %llu, \"odd\": %llu, \"spurious\": %llu}\n",
+	       "\"hangs\": %llu, \"odd\": %llu, \"spurious\": %llu, \"stall\": %llu}\n",
 	       (unsigned long long)sum.connections, (unsigned long long)sum.clean,
 	       (unsigned long long)sum.sent, (unsigned long long)sum.received, (unsigned long long)sum.wrong,
-	       (unsigned long long)sum.hangs, (unsigned long long)sum.odd, (unsigned long long)sum.spurious);
+	       (unsigned long long)sum.hangs, (unsigned long long)sum.odd, (unsigned long long)sum.spurious,
+	       (unsigned long long)stall);
 }
 
 static void on_end(int number)
