@@ -171,8 +171,7 @@ class Engine:
         now = self._clock()
         if now >= self._walk_at:
             self._walk(now)
-        self.visits.meet(facts.pods)
-        self.unreachable = self.visits.unreachable(facts.pods)
+        self._meet()
         members = frozenset(self.programs.members())
         self._turn += 1
         look = Look(now, {}, members, set())
@@ -189,6 +188,15 @@ class Engine:
                 self._enter(namespace, look)
         self._enter_others(look)
         return look
+
+    def meet_again(self) -> None:
+        """Find pods whose processes came since the last walk."""
+        self._walk(self._clock())
+        self._meet()
+
+    def _meet(self) -> None:
+        self.visits.meet(self.facts.pods)
+        self.unreachable = self.visits.unreachable(self.facts.pods)
 
     def _walk(self, now: float) -> None:
         spent = time.thread_time()

@@ -346,6 +346,8 @@ class Acceleration:
         assert engine is not None
         assert self._programs is not None
         programs = self._programs
+        if pod in {f"{key.namespace}/{key.name}" for key in engine.unreachable}:
+            engine.meet_again()
         seen: dict[str, list[AccelSeen]] = {}
         for namespace in list(engine.visits.there.values()):
             if (key := namespace.pod) is not None:

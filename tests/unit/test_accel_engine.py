@@ -189,6 +189,16 @@ def test_a_program_that_came_since_the_last_walk_is_seen_before_its_connection_j
     assert ground.engine.account.refused == {obstacles.SPLICES: 1}
 
 
+def test_who_asks_for_a_pod_that_just_came_need_not_wait_for_the_next_walk(ground: Ground) -> None:
+    late = ground.places.there.pop(2)
+    ground.places.unreachable = lambda pods: {} if 2 in ground.places.there else {PodKey("shop", "b"): "late"}  # type: ignore[method-assign]
+    ground.pass_time()
+    assert ground.engine.unreachable
+    ground.places.walk = lambda: ground.places.there.update({2: late})  # type: ignore[method-assign]
+    ground.engine.meet_again()
+    assert not ground.engine.unreachable
+
+
 def test_before_the_kernel_was_tried_pairs_are_looked_after_and_none_joins(ground: Ground) -> None:
     ground.connect(7)
     ground.facts = replace(ground.facts, joining=False)
