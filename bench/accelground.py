@@ -102,14 +102,13 @@ class Watcher:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._before = 0
 
     def wait(self, connections: int, longest: float) -> None:
-        """Until so many more than at the last call are accelerated, or for so many seconds."""
+        """Until so many more than now are accelerated, or for so many seconds."""
         deadline = time.monotonic() + longest
-        while (now := promoted(self._lab)) < self._before + connections and time.monotonic() < deadline:
+        before = promoted(self._lab)
+        while promoted(self._lab) < before + connections and time.monotonic() < deadline:
             time.sleep(0.05)
-        self._before = now
 
 
 def promoted(lab: Lab) -> int:

@@ -75,6 +75,11 @@ def serving(
         raise RuntimeError(f"pingpong at {endpoint}: {said.strip()}")
 
 
+def _ignore_end_of_warm_up() -> None:
+    """Until the client listens for it: it would end it."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
 class Load(NamedTuple):
     """What a client does. ``mode``: ask, send or connect; ``warm``: seconds, at most; ``seconds``: a size."""
 
@@ -99,7 +104,9 @@ def drive(
     numbers = (load.connections, load.warm, load.seconds, server, *load.sizes)
     command = [program(), load.mode, endpoint, *map(str, numbers)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(place(command), stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(
+        place(command), stdout=pipe, stderr=pipe, text=True, preexec_fn=_ignore_end_of_warm_up
+    ) as process:
         try:
             if warmed:
                 warmed()
