@@ -75,11 +75,6 @@ def serving(
         raise RuntimeError(f"pingpong at {endpoint}: {said.strip()}")
 
 
-def _ignore_end_of_warm_up() -> None:
-    """Until the client listens for it: it would end it."""
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-
-
 class Load(NamedTuple):
     """What a client does. ``mode``: ask, send or connect; ``warm``: seconds, at most; ``seconds``: a size."""
 
@@ -102,11 +97,10 @@ def drive(
     The warm-up ends when ``warmed`` returns.
     """
     numbers = (load.connections, load.warm, load.seconds, server, *load.sizes)
-    command = [program(), load.mode, endpoint, *map(str, numbers)]
+    # The end of the warm-up would end a client that does not listen for it yet.
+    command = ["env", "--ignore-signal=USR1", program(), load.mode, endpoint, *map(str, numbers)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(
-        place(command), stdout=pipe, stderr=pipe, text=True, preexec_fn=_ignore_end_of_warm_up
-    ) as process:
+    with subprocess.Popen(place(command), stdout=pipe, stderr=pipe, text=True) as process:
         try:
             if warmed:
                 warmed()
