@@ -15,6 +15,7 @@ from ground import PATIENCE, Node
 from netaccel.datapath import netlink
 
 PORT = 8080
+FAST = {"accelerate_interval": "0.2", "accelerate_rate": "50"}
 SERVER = """
 import os, selectors, socket, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
@@ -206,3 +207,8 @@ def connections(node: Node, pod: str) -> list[dict[str, Any]]:
     """Of a pod of namespace shop."""
     found: list[dict[str, Any]] = json.loads(node.get(f"/api/v1/accel/connections?pod=shop/{pod}"))
     return found
+
+
+def live(node: Node) -> int:
+    """Pairs that are live."""
+    return int(accel(node)["totals"].get("live", 0))

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from accelworld import Pod, namespace
 from ground import Node, connect
 
 from netaccel.datapath import libbpf, netlink
@@ -36,3 +37,16 @@ def node(tmp_path: Path) -> Iterator[Node]:
         bpffs.rmdir()
         with suppress(FileNotFoundError):
             cgroup.rmdir()
+
+
+@pytest.fixture
+def pods(node: Node) -> Iterator[tuple[Pod, Pod]]:
+    """A client's and a server's, whose owner vouches for their programs (Python may splice)."""
+    made = [Pod(node, "a", 1), Pod(node, "b", 2)]
+    made[1].serve()
+    node.put("pods.yaml", namespace(), *(pod.manifest() for pod in made))
+    try:
+        yield made[0], made[1]
+    finally:
+        for pod in made:
+            pod.close()

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from accelworld import PORT, Load, Pod, accel, connections, namespace
+from accelworld import FAST, PORT, Load, Pod, accel, connections, live, namespace
 from ground import PATIENCE, Node
 
 pytestmark = pytest.mark.root
 
-FAST = {"accelerate_interval": "0.2", "accelerate_rate": "50"}
 MANY = 2000
 SHORT = """
 import json, socket, sys
@@ -27,22 +25,6 @@ for number in range(int(sys.argv[4])):
         right += way.recv(100) == message
 print(json.dumps(right))
 """
-
-
-@pytest.fixture
-def pods(node: Node) -> Iterator[tuple[Pod, Pod]]:
-    made = [Pod(node, "a", 1), Pod(node, "b", 2)]
-    made[1].serve()
-    node.put("pods.yaml", namespace(), *(pod.manifest() for pod in made))
-    try:
-        yield made[0], made[1]
-    finally:
-        for pod in made:
-            pod.close()
-
-
-def live(node: Node) -> int:
-    return int(accel(node)["totals"].get("live", 0))
 
 
 def out(node: Node) -> dict[str, int]:

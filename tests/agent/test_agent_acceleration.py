@@ -5,36 +5,16 @@ from __future__ import annotations
 
 import signal
 import subprocess
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from accelworld import Load, Pod, accel, connections, namespace
+from accelworld import FAST, Load, Pod, accel, connections, live, namespace
 from ground import Node
 
 from netaccel.datapath import libbpf
 from netaccel.datapath.bpfmap import KernelMap
 
 pytestmark = pytest.mark.root
-
-FAST = {"accelerate_interval": "0.2", "accelerate_rate": "50"}
-
-
-@pytest.fixture
-def pods(node: Node) -> Iterator[tuple[Pod, Pod]]:
-    """A client's and a server's, whose owner vouches for their programs (Python may splice)."""
-    made = [Pod(node, "a", 1), Pod(node, "b", 2)]
-    made[1].serve()
-    node.put("pods.yaml", namespace(), *(pod.manifest() for pod in made))
-    try:
-        yield made[0], made[1]
-    finally:
-        for pod in made:
-            pod.close()
-
-
-def live(node: Node) -> int:
-    return int(accel(node)["totals"].get("live", 0))
 
 
 def receipt(node: Node) -> dict[str, Any]:
