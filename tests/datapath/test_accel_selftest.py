@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,16 @@ def _left() -> tuple[object, ...]:
     return (
         sorted(os.listdir("/proc/self/fd")),  # noqa: PTH208
         [device.name for device in rtnetlink.devices()],
-        {str((task / "ns/net").readlink()) for task in Path("/proc/self/task").iterdir()},
+        _namespaces(),
     )
+
+
+def _namespaces() -> set[str]:
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # the thread ended since it was listed
+            found.add(str((task / "ns/net").readlink()))
+    return found
 
 
 @pytest.fixture
