@@ -65,7 +65,7 @@ def laboratory(name: str, settings: dict[str, str]) -> Iterator[Lab]:
         (folder / "pods.yaml").write_text(yaml.safe_dump_all(map(_pod, ("client", "server"))))
         full = f"{name}{os.getpid()}"
         stack.callback(lifecycle.down, full, lambda _: None)
-        lifecycle.up(State(full, 1, str(folder), settings=settings), lambda _: None)
+        lifecycle.up(State(full, 1, str(folder), settings=settings), lambda _: None, timeout=180)
         yield Lab(full)
 
 

@@ -14,7 +14,7 @@ import pytest
 from ground import PATIENCE, Node
 from handover import UDP_TIMEOUT, Client, Handover
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.xdist_group("load")]
 
 
 @pytest.fixture(params=["local", "remote"])

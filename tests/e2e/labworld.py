@@ -96,7 +96,7 @@ class World:
 
     def up(self) -> None:
         state = State(self.name, manifests=str(self.folder), **self.options)
-        lifecycle.up(state, lambda _: None, timeout=120)
+        lifecycle.up(state, lambda _: None, timeout=180)
         self.lab = Lab(self.name)
 
     def down(self) -> None:

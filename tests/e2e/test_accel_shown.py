@@ -19,7 +19,7 @@ from netaccel.lab.acceltour import Asked, load
 from netaccel.lab.figures import total
 from netaccel.lab.handle import wait_for
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 OPTIONS = {
     "nodes": 1,
     "settings": {"timeouts": "closed=1", "sweep_interval": "1", "accelerate_interval": "0.3"},
@@ -75,9 +75,9 @@ def is_fast(world: World, port: int) -> bool:
 @contextmanager
 def hot(world: World, family: socket.AddressFamily) -> Iterator[Asked]:
     """A load on the Service that goes from socket to socket."""
-    wait_for(lambda: status(world)["socket"]["on"], "tier 1 in force", 30)
+    wait_for(lambda: status(world)["socket"]["on"], "tier 1 in force", 60)
     with load(world.lab, "pod:default/asks-0", world.cluster_ip(family, "hot"), port=PORT) as asked:
-        wait_for(lambda: is_fast(world, asked.port), "the load accelerated", 20)
+        wait_for(lambda: is_fast(world, asked.port), "the load accelerated", 60)
         asked.rate()
         yield asked
 
@@ -98,6 +98,7 @@ def test_all_that_is_told_agrees_with_what_the_program_counted(
 ) -> None:
     before = receipt(world, HOT)
     with hot(world, family) as asked:
+        wait_for(lambda: metric(world, "pairs", state="live") == _live(world) >= 1, "the pair counted")
         totals = asked.stop()
         mine = carried(world, asked.port)
         assert mine["sent_bytes"] + mine.get("tcp_sent_bytes", 0) == totals["sent"]
@@ -112,13 +113,12 @@ def test_all_that_is_told_agrees_with_what_the_program_counted(
         assert told["peer"] == f"default/{HOT}"
         assert told["service"] == "default/hot"
 
-        grown = wait_for(lambda: _grown(world, before, mine), "the receipt of the load", 10)
+        grown = wait_for(lambda: _grown(world, before, mine), "the receipt of the load", 30)
         assert grown["bytes"] == mine["sent_bytes"] + mine["received_bytes"]
         both = {"namespace": "default", "service": "hot", "path": "socket"}
         now = receipt(world, HOT)
         assert metric(world, "bytes_total", **both) == now["bytes"]
         assert metric(world, "messages_total", **both) == now["messages"]
-        assert metric(world, "pairs", state="live") == status(world)["totals"]["live"] >= 1
         shown = ask(world, "accel", "show", "pod:default/asks-0")
         assert f"default/{HOT}:{PORT}" in shown
         assert f"{mine['sent_bytes']}/{mine['received_bytes']}" in shown
@@ -126,6 +126,10 @@ def test_all_that_is_told_agrees_with_what_the_program_counted(
     assert closed["path"] == "socket"
     redirected = closed["total_redirected"]
     assert (redirected["bytes"], redirected["reply_bytes"]) == (mine["sent_bytes"], mine["received_bytes"])
+
+
+def _live(world: World) -> int:
+    return int(status(world)["totals"].get("live", 0))
 
 
 def _grown(world: World, before: dict[str, int], mine: dict[str, int]) -> dict[str, int] | None:
@@ -147,11 +151,11 @@ def _closed(world: World, port: int) -> dict[str, Any]:
 
 
 def test_what_is_not_accelerated_says_why(world: World) -> None:
-    wait_for(lambda: status(world)["socket"]["on"], "tier 1 in force", 30)
+    wait_for(lambda: status(world)["socket"]["on"], "tier 1 in force", 60)
     address = world.pod_ip(COLD, socket.AF_INET)
     with load(world.lab, "pod:default/asks-0", address, port=PORT) as asked:
         asked.rate()
-        told = wait_for(lambda: _refused(world, asked.port), "a reason", 10)
+        told = wait_for(lambda: _refused(world, asked.port), "a reason", 30)
         assert "disabled" in told["reason"]
         assert told["carried"]["path"] in ("peer", "tc")
         assert told["carried"]["tcp_sent_bytes"] > 0

@@ -10,7 +10,8 @@ from netaccel.datapath.plane import kernel_version
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.timeout(240),
+    pytest.mark.timeout(600),
+    pytest.mark.xdist_group("load"),  # those that take all processors run one after the other
     pytest.mark.skipif(kernel_version() < (6, 12), reason="acceleration's programs load from 6.12 on"),
 ]
 CONNECTIONS, AT_ONCE, PACE = 600, 150, 2

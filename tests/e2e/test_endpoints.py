@@ -16,7 +16,7 @@ from labworld import BOTH, CURL_REFUSED, World, pod, service, url
 from netaccel.lab.handle import wait_for
 from netaccel.lab.server import digest
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 both_families = pytest.mark.parametrize("family", BOTH, ids=["IPv4", "IPv6"])
 NODES = ("node-1", "node-1", "node-3")
 

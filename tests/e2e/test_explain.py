@@ -16,7 +16,7 @@ from reach import OPEN, REFUSED, SILENT, Try, expect
 
 from policies import labels, network_policy, pods, sources, traffic_policy
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 OPTIONS = {"nodes": 2, "settings": {"http": "0.0.0.0:9962"}}
 WEB, NEAR, FAR = "pod:default/web", "pod:default/near", "pod:default/far"
 HTTP, ECHO = "tcp/8080", "udp/8007"

@@ -18,7 +18,7 @@ from netaccel.lab.figures import total
 from netaccel.lab.handle import wait_for
 from policies import labels, network_policy, pods, sources, traffic_policy
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 OPTIONS = {"nodes": 2, "settings": {"timeouts": "closed=1", "sweep_interval": "1", "peer": "off"}}
 both_families = pytest.mark.parametrize("family", BOTH, ids=["IPv4", "IPv6"])
 

@@ -18,7 +18,7 @@ from reach import OPEN, REFUSED, Try, expect
 from netaccel.lab.handle import wait_for
 from policies import labels, network_policy, pods, sources, traffic_policy
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 MODES: dict[str, dict[str, Any]] = {
     "auto": {"nodes": 2},
     "without-policy": {"nodes": 2, "settings": {"policy": "off"}},

@@ -26,7 +26,7 @@ from policies import (
     traffic_policy,
 )
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 OPTIONS = {"nodes": 2}
 
 WEB, NEAR, FAR = "pod:default/web", "pod:default/near", "pod:default/far"

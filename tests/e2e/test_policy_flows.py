@@ -23,7 +23,7 @@ from netaccel.lab.handle import wait_for
 from netaccel.lab.server import digest
 from policies import destinations, labels, network_policy, pods, sources, traffic_policy
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 MODES: dict[str, dict[str, Any]] = {
     "xdp": {"nodes": 2, "hop": True},
     "tc": {"nodes": 2, "hop": True, "uplink_mode": "tc"},

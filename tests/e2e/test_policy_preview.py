@@ -22,7 +22,7 @@ from netaccel.lab.handle import wait_for
 from netaccel.lab.raw import Object
 from policies import labels, pods, sources, traffic_policy
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 OPTIONS = {"nodes": 2}
 WEB, NEAR, FAR = "pod:default/web", "pod:default/near", "pod:default/far"
 HTTP = "tcp/8080"

@@ -16,7 +16,7 @@ from netaccel.errors import LabError
 from netaccel.lab.handle import wait_for
 from netaccel.lab.plan import CLIENT4, CLIENT6
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 # A hop completes checksums, as a real card would: without it a wrong partial sum shows nowhere.
 MODES = {"xdp": {"hop": True}, "tc": {"hop": True, "uplink_mode": "tc"}}
 CLIENT = {socket.AF_INET: CLIENT4, socket.AF_INET6: CLIENT6}
