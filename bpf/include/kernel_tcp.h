@@ -3,46 +3,18 @@
 #ifndef NETACCEL_KERNEL_TCP_H
 #define NETACCEL_KERNEL_TCP_H
 
-#include <linux/types.h>
 #include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
+#include "kernel_sock.h"
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 typedef struct {
 	int counter;
 } atomic_t;
 typedef struct {
-	long long counter;
-} atomic64_t;
-typedef struct {
 	atomic_t refs;
 } refcount_t;
 struct list_head {
 	struct list_head *next;
-};
-struct net {
-	__u64 net_cookie;
-};
-typedef struct {
-	struct net *net;
-} possible_net_t;
-struct in6_addr {
-	union {
-		__be32 u6_addr32[4];
-	} in6_u;
-};
-struct sock_common {
-	__be32 skc_daddr;
-	__be32 skc_rcv_saddr;
-	__be16 skc_dport;
-	__u16 skc_num;
-	unsigned short skc_family;
-	volatile unsigned char skc_state;
-	possible_net_t skc_net;
-	struct in6_addr skc_v6_daddr;
-	struct in6_addr skc_v6_rcv_saddr;
-	atomic64_t skc_cookie;
-	unsigned long skc_flags;
 };
 struct file {
 	unsigned int f_flags;
@@ -89,14 +61,6 @@ struct pt_regs {
 	unsigned long orig_ax; /* x86-64: the system call's number, ... */
 	unsigned long dx;      /* ... its third ... */
 	unsigned long r10;     /* ... and its fourth argument */
-};
-struct seq_file;
-struct bpf_iter_meta {
-	struct seq_file *seq;
-};
-struct bpf_iter__tcp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
 };
 enum sock_flags {
 	SOCK_ZEROCOPY = 0,

@@ -3,16 +3,7 @@
  * an object whose kernel functions are not all there can't be loaded in parts. */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>
-
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-struct sock_common {
-	unsigned short skc_family;
-};
-struct bpf_iter__tcp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
-};
-#pragma clang attribute pop
+#include "kernel_sock.h"
 
 extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 

@@ -6,37 +6,7 @@
  * sock_diag. The cookie (__u64) of each destroyed socket is written.
  */
 #include "backend.h"
-
-#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-typedef struct {
-	long long counter;
-} atomic64_t;
-struct in6_addr {
-	union {
-		__be32 u6_addr32[4];
-	} in6_u;
-};
-struct sock_common {
-	__be32 skc_daddr;
-	__be16 skc_dport;
-	unsigned short skc_family;
-	struct in6_addr skc_v6_daddr;
-	atomic64_t skc_cookie;
-};
-struct udp_sock;
-struct seq_file;
-struct bpf_iter_meta {
-	struct seq_file *seq;
-};
-struct bpf_iter__tcp {
-	struct bpf_iter_meta *meta;
-	struct sock_common *sk_common;
-};
-struct bpf_iter__udp {
-	struct bpf_iter_meta *meta;
-	struct udp_sock *udp_sk;
-};
-#pragma clang attribute pop
+#include "kernel_sock.h"
 
 extern int bpf_sock_destroy(struct sock_common *sk) __ksym;
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, config
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netns import create as _netns_create
 from pyroute2.netns import remove as _netns_remove
@@ -35,6 +35,9 @@ _T = TypeVar("_T")
 
 NAMESPACES = Path("/run/netns")
 """Where iproute2 keeps the names of namespaces."""
+
+config.default_communicate_timeout = 60
+"""Seconds; pyroute2's own are 2. A new namespace waits for others that are being made or taken down."""
 
 _CLONE_NEWNET = 0x40000000
 _SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h, from kernel 5.14
@@ -80,7 +83,9 @@ def create_namespace(name: str) -> None:
     try:
         _netns_create(name)
     except OSError as error:
-        raise DatapathError(f"network namespace {name}: {error.strerror}", error.errno or 0) from error
+        raise DatapathError(
+            f"network namespace {name}: {error.strerror or error}", error.errno or 0
+        ) from error
     with inside_namespace(name):
         set_up("lo")
 

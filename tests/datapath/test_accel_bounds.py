@@ -12,11 +12,11 @@ import pytest
 from accelpairs import paired
 
 from netaccel.datapath import netlink
-from netaccel.datapath.plane import kernel_version
+from tests.kernels import needs
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(kernel_version() < (6, 12), reason="acceleration's programs load from 6.12 on"),
+    needs.acceleration,
 ]
 QUEUE_BYTES, QUEUE_MESSAGES = 256 * 1024, 256  # abi.h's
 

@@ -14,11 +14,11 @@ from bench import chaos
 from bench.chaosdriver import Driver, Ground
 from netaccel.datapath import netlink
 from netaccel.datapath.accel import selftest
-from netaccel.datapath.plane import kernel_version
+from tests.kernels import needs
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(kernel_version() < (6, 12), reason="acceleration's programs load from 6.12 on"),
+    needs.acceleration,
 ]
 
 CONNECTIONS, SPLICED, AT_ONCE = 800, 200, 100

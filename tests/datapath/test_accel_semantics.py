@@ -24,11 +24,11 @@ import pytest
 from accelpairs import World, paired
 
 from netaccel.datapath import netlink
-from netaccel.datapath.plane import kernel_version
+from tests.kernels import needs
 
 pytestmark = [
     pytest.mark.root,
-    pytest.mark.skipif(kernel_version() < (6, 12), reason="acceleration's programs load from 6.12 on"),
+    needs.acceleration,
 ]
 
 DELIVERY = 0.01  # seconds; loopback delivers within the call as a rule

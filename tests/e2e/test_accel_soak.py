@@ -6,13 +6,13 @@ from __future__ import annotations
 import pytest
 
 from bench.soakaccel import soak
-from netaccel.datapath.plane import kernel_version
+from tests.kernels import needs
 
 pytestmark = [
     pytest.mark.root,
     pytest.mark.timeout(600),
     pytest.mark.xdist_group("load"),  # those that take all processors run one after the other
-    pytest.mark.skipif(kernel_version() < (6, 12), reason="acceleration's programs load from 6.12 on"),
+    needs.acceleration,
 ]
 CONNECTIONS, AT_ONCE, PACE = 600, 150, 2
 
