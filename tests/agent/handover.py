@@ -59,7 +59,7 @@ def serve(connection):
     digest = hashlib.sha256()
     connection.sendall(name)
     while not select.select([connection], [], [], 0.05)[0]:
-        chunk = os.urandom(50000)
+        chunk = os.urandom(5000)
         digest.update(chunk)
         connection.sendall(chunk)
     assert connection.recv(10) == b""
