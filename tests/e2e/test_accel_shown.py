@@ -99,6 +99,9 @@ def test_all_that_is_told_agrees_with_what_the_program_counted(
     before = receipt(world, HOT)
     with hot(world, family) as asked:
         wait_for(lambda: metric(world, "pairs", state="live") == _live(world) >= 1, "the pair counted")
+        told = connection(world, asked.port)
+        assert told["peer"] == f"default/{HOT}"
+        assert told["service"] == "default/hot"
         totals = asked.stop()
         mine = carried(world, asked.port)
         assert mine["sent_bytes"] + mine.get("tcp_sent_bytes", 0) == totals["sent"]
@@ -109,9 +112,6 @@ def test_all_that_is_told_agrees_with_what_the_program_counted(
             mine["received_bytes"],
             mine["sent_bytes"],
         )
-        told = connection(world, asked.port)
-        assert told["peer"] == f"default/{HOT}"
-        assert told["service"] == "default/hot"
 
         grown = wait_for(lambda: _grown(world, before, mine), "the receipt of the load", 30)
         assert grown["bytes"] == mine["sent_bytes"] + mine["received_bytes"]
