@@ -257,6 +257,12 @@ enum accel_flag {           /* of a socket, as it is when it is looked at */
 	ACCEL_CLOSING = 512, /* not (or not any more) ESTABLISHED */
 };
 
+enum peer_hash { /* of an address's last word w: w * PEER_HASH_FACTOR, modulo 2^32, >> PEER_HASH_SHIFT */
+	PEER_HASH_FACTOR = 0x1e3779b1, /* odd, of bits in no order, so that neighbours are spread */
+	PEER_HASH_SHIFT = 20,
+	PEER_HINTS = 1 << (32 - PEER_HASH_SHIFT),
+};
+
 /* ------------------------------------------------------- keys and values */
 
 /* A range of the flat map `maglev` is (offset, length); length 0: no usable backend. */
@@ -572,8 +578,7 @@ struct pod_peer {
 	__u8 gateway[6]; /* ... and by which the pod reaches the node, as they follow each other in a frame */
 };
 
-#define PEER_HINTS 4096 /* a power of two */
-struct peer_hints {     /* key 0: 1 where the address of some pod of pod_peers has this hash */
+struct peer_hints { /* key 0: 1 where the address of some pod of pod_peers has this hash */
 	__u8 likely[PEER_HINTS];
 };
 

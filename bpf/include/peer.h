@@ -16,7 +16,7 @@
 /* 0: no pod of pod_peers has an address that ends in this word. */
 static __always_inline int peer_hint(__be32 word)
 {
-	__u32 zero = 0, at = (word * 0x9e3779b1) >> 20; /* the golden ratio spreads them */
+	__u32 zero = 0, at = (word * PEER_HASH_FACTOR) >> PEER_HASH_SHIFT;
 	const struct peer_hints *hints = bpf_map_lookup_elem(&peer_hints, &zero);
 
 	return hints && hints->likely[at & (PEER_HINTS - 1)];

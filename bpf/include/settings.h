@@ -50,6 +50,7 @@ struct abi_enums {
 	enum accel_state accel_state;
 	enum accel_flag accel_flag;
 	enum accel_bound accel_bound;
+	enum peer_hash peer_hash;
 };
 struct abi_enums abi_enums SEC(".abi");
 

@@ -52,7 +52,7 @@ class PeerWays:
     def __init__(self, plane: Plane, pods: Callable[[], Sequence[Pod]], ready: Callable[[PodKey, int], bool]):
         """DatapathError."""
         self._plane, self._pods, self._ready = plane, pods, ready
-        self._peers = Peers(plane.loaded.maps)
+        self._peers = Peers(plane.loaded.maps, plane.loaded.abi.constants)
         self._placement = NOWHERE
         self._looked: dict[PodKey, _Looked] = {}
         self._wake = asyncio.Event()

@@ -19,8 +19,6 @@ from netaccel.model.address import Address
 from netaccel.records import PeerHints, PodPeer, PodPeerKey
 
 _MAP, _HINTS, _PROGRAM = "pod_peers", "peer_hints", "peer_program"
-_HINTS_LENGTH = 4096  # PEER_HINTS of bpf/include/abi.h
-_GOLDEN, _SHIFT = 0x9E3779B1, 20  # of peer_hint() in bpf/include/peer.h
 
 
 class Maps(Protocol):
@@ -39,12 +37,13 @@ class Maps(Protocol):
         ...
 
 
-def hints(addresses: Iterable[Address]) -> PeerHints:
-    """What tells programs that an address may be one of these. Pure."""
-    likely = bytearray(_HINTS_LENGTH)
+def hints(addresses: Iterable[Address], constants: Mapping[str, int]) -> PeerHints:
+    """What tells programs that an address may be one of these. ``constants``: of abi.h. Pure."""
+    factor, shift = constants["PEER_HASH_FACTOR"], constants["PEER_HASH_SHIFT"]
+    likely = bytearray(constants["PEER_HINTS"])
     for address in addresses:
         word = int.from_bytes(address[12:], sys.byteorder)
-        likely[(word * _GOLDEN & 0xFFFFFFFF) >> _SHIFT] = 1
+        likely[(word * factor & 0xFFFFFFFF) >> shift] = 1
     return PeerHints(bytes(likely))
 
 
@@ -63,11 +62,11 @@ def disarm(maps: Path) -> None:
 class Peers:
     """Keeps the maps; blocks for microseconds. One owner."""
 
-    def __init__(self, maps: Maps) -> None:
-        """Take over what is there. DatapathError."""
+    def __init__(self, maps: Maps, constants: Mapping[str, int]) -> None:
+        """Take over what is there. ``constants``: of abi.h. DatapathError."""
         self.problem = ""
         """Why an entry that shall be there is not; "" where all are."""
-        self._maps = maps
+        self._maps, self._constants = maps, constants
         self._there: dict[Address, PodPeer] = {key.addr: value for key, value in maps.dump(_MAP).items()}
 
     @property
@@ -107,4 +106,4 @@ class Peers:
         self._there.clear()
 
     def _hint(self, addresses: Iterable[Address]) -> None:
-        self._maps.write(_HINTS, [(0, hints(addresses))])
+        self._maps.write(_HINTS, [(0, hints(addresses, self._constants))])

@@ -133,7 +133,7 @@ class Plane:
         if _PEER in loaded.objects:
             peers.arm(instance.maps, loaded.program(_PEER_PROGRAM))
         else:  # before a program is replaced: both directions of a flow turn at once
-            peers.Peers(loaded.maps).clear()
+            peers.Peers(loaded.maps, loaded.abi.constants).clear()
         for obj in loaded.objects.values():
             programs.update(_programs(obj))
         hooks.attach_sockets(_attach_types(loaded.objects[_SOCKETS]))

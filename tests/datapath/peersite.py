@@ -140,7 +140,9 @@ class PeerSite:
                 self._write_peer(address, self._peer("a" if address in A.values() else "b"))
             else:
                 self._remove_peer(address)
-        self.tc_pod.write("peer_hints", 0, hints(map(mapped, addresses) if on else ()))
+        self.tc_pod.write(
+            "peer_hints", 0, hints(map(mapped, addresses) if on else (), self.tc_pod.abi.constants)
+        )
 
     def leave_out(self, pod: str, v6: bool) -> None:
         """No entry for one pod; until peers() again."""

@@ -53,7 +53,9 @@ class Ground:
         ):
             value = PodPeer(where, bridge, *(bytes.fromhex(m.replace(":", "")) for m in (mac, gateway)))
             self.tc_pod.write("pod_peers", PodPeerKey(parse_address(address)), value)
-        self.tc_pod.write("peer_hints", 0, hints(map(parse_address, (A4, A6, B4, B6))))
+        self.tc_pod.write(
+            "peer_hints", 0, hints(map(parse_address, (A4, A6, B4, B6)), self.tc_pod.abi.constants)
+        )
 
     def run(self, frame: Packet | bytes) -> tuple[int, bytes]:
         return self.tc_peer.run("tc_pod_peer", bytes(frame))

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from netaccel.agent import peers as module
 from netaccel.agent.peers import PeerWays
+from netaccel.datapath.abi import Abi
 from netaccel.datapath.fake import FakeMaps
 from netaccel.datapath.peersight import Sight
 from netaccel.datapath.pods import Placement
@@ -22,6 +24,7 @@ from netaccel.errors import DatapathError
 from netaccel.model.address import Address, parse_address
 from netaccel.model.endpoint import Pod, PodKey
 
+ABI = Abi.from_elf((Path(__file__).parents[2] / "netaccel/objects/tc_pod.o").read_bytes())
 A, B = PodKey("default", "a"), PodKey("default", "b")
 ADDRESSES = {A: Address(parse_address("10.0.0.1")), B: Address(parse_address("10.0.0.2"))}
 INDEX = {A: 11, B: 12}
@@ -45,7 +48,7 @@ class Ground:
         self.maps = FakeMaps()
         self.pods = [Pod(key, addresses=(ADDRESSES[key],), uid=key.name) for key in (A, B)]
         self.plane: Any = SimpleNamespace(
-            loaded=SimpleNamespace(maps=self.maps),
+            loaded=SimpleNamespace(maps=self.maps, abi=ABI),
             settings=SimpleNamespace(peer=settings.get("peer", "auto")),
             without_peer=settings.get("without", ""),
             view=SimpleNamespace(pod_devices=[device(index) for index in INDEX.values()]),

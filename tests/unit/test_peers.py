@@ -11,7 +11,7 @@ from netaccel.datapath.peers import Peers, hints
 from netaccel.model.address import Address, parse_address
 from netaccel.records import PodPeer, PodPeerKey
 
-OBJECT = Path(__file__).parents[2] / "netaccel/objects/tc_pod.o"
+ABI = Abi.from_elf((Path(__file__).parents[2] / "netaccel/objects/tc_pod.o").read_bytes())
 A, B = (Address(parse_address(text)) for text in ("10.0.0.1", "fd00::2"))
 
 
@@ -20,11 +20,10 @@ def peer(ifindex: int) -> PodPeer:
 
 
 def test_hints_have_the_programs_length() -> None:
-    abi = Abi.from_elf(OBJECT.read_bytes())
-    found = hints([A, B])
-    assert len(found.likely) == abi.maps["peer_hints"].value.size
+    found = hints([A, B], ABI.constants)
+    assert len(found.likely) == ABI.maps["peer_hints"].value.size
     assert sum(found.likely) == 2
-    assert sum(hints(()).likely) == 0
+    assert sum(hints((), ABI.constants).likely) == 0
 
 
 def there(maps: FakeMaps) -> dict[Address, PodPeer]:
@@ -37,16 +36,16 @@ def hinted(maps: FakeMaps) -> set[int]:
 
 def test_entries_come_change_and_go() -> None:
     maps = FakeMaps()
-    peers = Peers(maps)
+    peers = Peers(maps, ABI.constants)
     for wanted in ({A: peer(3)}, {A: peer(3), B: peer(4)}, {A: peer(5), B: peer(4)}, {B: peer(4)}, {}):
         peers.set(wanted)
         assert there(maps) == dict(peers.there) == wanted
-        assert hinted(maps) == {at for at, bit in enumerate(hints(wanted).likely) if bit}
+        assert hinted(maps) == {at for at, bit in enumerate(hints(wanted, ABI.constants).likely) if bit}
 
 
 def test_nothing_is_written_twice() -> None:
     maps = FakeMaps()
-    peers = Peers(maps)
+    peers = Peers(maps, ABI.constants)
     peers.set({A: peer(3)})
     maps.writes.clear()
     peers.set({A: peer(3)})
@@ -55,11 +54,11 @@ def test_nothing_is_written_twice() -> None:
 
 def test_no_hint_leads_to_what_is_not_there_any_more() -> None:
     maps = FakeMaps()
-    peers = Peers(maps)
+    peers = Peers(maps, ABI.constants)
     peers.set({A: peer(3), B: peer(4)})
 
     def check() -> None:
-        assert hinted(maps) <= {at for at, bit in enumerate(hints(there(maps)).likely) if bit}
+        assert hinted(maps) <= {at for at, bit in enumerate(hints(there(maps), ABI.constants).likely) if bit}
 
     maps.after_write = check
     peers.set({B: peer(4)})
@@ -69,7 +68,7 @@ def test_no_hint_leads_to_what_is_not_there_any_more() -> None:
 def test_what_an_earlier_agent_left_is_known() -> None:
     maps = FakeMaps()
     maps.write("pod_peers", [(PodPeerKey(A), peer(3))])
-    peers = Peers(maps)
+    peers = Peers(maps, ABI.constants)
     assert peers.there == {A: peer(3)}
     peers.clear()
     assert there(maps) == {}
@@ -77,7 +76,7 @@ def test_what_an_earlier_agent_left_is_known() -> None:
 
 def test_what_does_not_fit_is_said_and_goes_the_plain_way() -> None:
     maps = FakeMaps(pod_peers=1)
-    peers = Peers(maps)
+    peers = Peers(maps, ABI.constants)
     peers.set({A: peer(3), B: peer(4)})
     assert "mapSizes pod_peers" in peers.problem
     assert there(maps) == {} == dict(peers.there)
