@@ -197,6 +197,28 @@ def namespace(accelerate: str = "enabled") -> dict[str, Any]:
     }
 
 
+def service() -> dict[str, Any]:
+    """At 10.96.0.10."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"clusterIP": "10.96.0.10", "ports": [{"name": "load", "port": PORT}]},
+    }
+
+
+def endpoints(*addresses: str) -> dict[str, Any]:
+    """Of that Service."""
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "load", "port": PORT}],
+        "endpoints": [{"addresses": [address]} for address in addresses],
+    }
+
+
 def accel(node: Node) -> dict[str, Any]:
     """What the agent says of acceleration."""
     found: dict[str, Any] = json.loads(node.get("/api/v1/accel/status"))

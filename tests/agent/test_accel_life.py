@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 import pytest
-from accelworld import FAST, PORT, Load, Pod, accel, connections, live, namespace
+from accelworld import FAST, PORT, Load, Pod, accel, connections, endpoints, live, namespace, service
 from ground import PATIENCE, Node
 
 pytestmark = pytest.mark.root
@@ -115,23 +115,3 @@ def test_a_backend_that_is_removed_resets_its_connections(node: Node, pods: tupl
     node.until(lambda: load.process.poll() is not None)
     assert load.process.returncode, "as by TCP alone: the connection is reset"
     node.until(lambda: live(node) == 0 and not accel(node)["totals"].get("leaving"))
-
-
-def service() -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "web", "namespace": "shop"},
-        "spec": {"clusterIP": "10.96.0.10", "ports": [{"name": "load", "port": PORT}]},
-    }
-
-
-def endpoints(*addresses: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": "web-1", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
-        "addressType": "IPv4",
-        "ports": [{"name": "load", "port": PORT}],
-        "endpoints": [{"addresses": [address]} for address in addresses],
-    }
