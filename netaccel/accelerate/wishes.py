@@ -16,7 +16,7 @@ from typing import NamedTuple
 from netaccel.model.acceleration import ANNOTATION, VALUES
 from netaccel.model.endpoint import Namespace, Pod, PodKey
 from netaccel.model.event import ObjectKey
-from netaccel.model.service import Service, ServiceKey
+from netaccel.model.service import Protocol, Service, ServiceKey, ServicePort
 
 
 class Wish(enum.Enum):
@@ -111,6 +111,31 @@ def endpoints(
     for key, port in _at(here, services):
         found[port] = (*found.get(port, ()), key)
     return found
+
+
+def selected(
+    pods: Iterable[Pod], services: Iterable[Service]
+) -> Iterator[tuple[ServiceKey, list[tuple[bytes, int]]]]:
+    """Endpoints of headless Services by their selectors, at these pods: their slices are not watched."""
+    there = list(pods)
+    for service in services:
+        if service.selector and service.unserved_reason and service.type != "ExternalName":
+            chosen = [
+                pod
+                for pod in there
+                if pod.key.namespace == service.key.namespace and set(service.selector) <= set(pod.labels)
+            ]
+            yield service.key, [port for pod in chosen for port in _targets(service.ports, pod)]
+
+
+def _targets(ports: Iterable[ServicePort], pod: Pod) -> Iterator[tuple[bytes, int]]:
+    for port in ports:
+        if port.protocol is Protocol.TCP:
+            named = {one.name: one.port for one in pod.ports if one.protocol is Protocol.TCP}
+            target = port.target_port or port.port
+            number = named.get(target, 0) if isinstance(target, str) else target
+            if number:
+                yield from ((address, number) for address in pod.addresses)
 
 
 def _at(

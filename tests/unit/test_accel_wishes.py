@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from netaccel.accelerate.wishes import Wish, Wishes, endpoints, wishes
+import pytest
+
+from netaccel.accelerate.wishes import Wish, Wishes, endpoints, selected, wishes
 from netaccel.model.address import parse_address
-from netaccel.model.endpoint import Namespace, Pod, PodKey
-from netaccel.model.service import Service, ServiceKey
+from netaccel.model.endpoint import ContainerPort, Namespace, Pod, PodKey
+from netaccel.model.service import Protocol, Service, ServiceKey
 from netaccel.sources import parse
 
 A, B = parse_address("10.0.1.5"), parse_address("10.0.2.5")
@@ -26,12 +28,12 @@ def asked(pod: str = "", namespace: str = "", service: str = "", setting: str = 
     )
 
 
-def _service(accelerate: str) -> Service:
+def _service(accelerate: str, spec: dict[str, Any] | None = None) -> Service:
     manifest = {
         "kind": "Service",
         "apiVersion": "v1",
         "metadata": {"name": "db", "namespace": "shop", "annotations": {ANNOTATION: accelerate}},
-        "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 5432}]},
+        "spec": spec or {"clusterIP": "10.96.0.1", "ports": [{"port": 5432}]},
     }
     found = parse.decode(manifest)
     assert isinstance(found, Service)
@@ -52,6 +54,28 @@ def test_a_pod_goes_before_its_namespace_that_before_a_service_that_before_the_s
     assert wish(setting="enabled") is Wish.ENABLED
     assert wish(setting="disabled") is Wish.DISABLED
     assert wish(setting="disabled", pod="enabled") is Wish.ENABLED
+
+
+@pytest.mark.parametrize(
+    ("labels", "target", "wanted"),
+    [
+        ({"app": "db", "tier": "1"}, 5432, Wish.DISABLED),
+        ({"app": "db"}, "sql", Wish.DISABLED),
+        ({"app": "db"}, "other", Wish.AUTO),
+        ({"app": "web"}, 5432, Wish.AUTO),
+    ],
+)
+def test_a_headless_service_stands_for_the_pods_that_it_selects(
+    labels: dict[str, str], target: int | str, wanted: Wish
+) -> None:
+    """Slices of headless Services are not watched."""
+    ports = (ContainerPort("sql", Protocol.TCP, 5432),)
+    pod = Pod(KEY, addresses=(A,), labels=tuple(labels.items()), ports=ports)
+    spec = {"clusterIP": "None", "selector": {"app": "db"}, "ports": [{"port": 80, "targetPort": target}]}
+    headless = _service("disabled", spec)
+    found = wishes("auto", [pod], [], [headless], endpoints([pod], selected([pod], [headless])))
+    assert found.of(KEY, A, 5432) is wanted
+    assert found.of(KEY, A, 80) is Wish.AUTO, "nothing listens there"
 
 
 def test_a_value_that_means_nothing_is_told_and_ignored() -> None:
