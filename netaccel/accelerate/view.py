@@ -47,7 +47,8 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     ``reason``: why its path (``socket``, ``peer`` or ``tc``) is not ``socket``; "" where it is. ``passes``:
     messages that went by TCP, by reason (enum accel_pass). ``queued``: bytes that wait at the receiver.
     ``peer``: the other end's pod, ``namespace/name``; "" where it is none of this node. ``service``: that the
-    client named.
+    client named. ``tcp_reason``: why its packets go through the node's stack though both ends are pods of
+    this node; "" where they don't, or that isn't known.
     """
 
     pod: str
@@ -59,6 +60,7 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True):
     peer: str = ""
     service: str = ""
     reason: str = ""
+    tcp_reason: str = ""
     passes: dict[str, int] = {}
     queued: int = 0
     age: float = 0.0
@@ -112,6 +114,8 @@ class Status(msgspec.Struct, frozen=True):
     receipts: tuple[Receipt, ...] = ()
     unreachable: tuple[str, ...] = ()
     """Pods whose namespace can't be entered, and why."""
+    through_stack: tuple[str, ...] = ()
+    """Pods whose packets go through the node's stack though others' don't, and why."""
 
 
 class Acceleration(Protocol):

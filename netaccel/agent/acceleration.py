@@ -232,12 +232,14 @@ class Acceleration:
         agent = self._agent
         world, settings = agent.reconciler.world, agent.settings
         pods = [pod for pod in world.pods(settings.node_name) if pod.addresses and not pod.host_network]
+        annotated = list(self._services.values())
+        backed = [(key, self._ports(key)) for key in self._backed(pods)]
         asks = wishes.wishes(
             settings.accelerate,
             pods,
             self._spaces.values(),
-            self._services.values(),
-            wishes.endpoints(pods, [(key, self._ports(key)) for key in self._backed(pods)]),
+            annotated,
+            wishes.endpoints(pods, [*backed, *wishes.selected(pods, annotated)]),
         )
         self._tell(asks.wrong)
         kernel_fails = bool(self._checks) and not verdict(self._checks).on
@@ -323,6 +325,7 @@ class Acceleration:
             unreachable=tuple(
                 f"{key.namespace}/{key.name}: {why}" for key, why in sorted(self._unreachable().items())
             ),
+            through_stack=agent.through_stack(),
         )
 
     def connections(self, pod: str | None) -> Sequence[Connection]:

@@ -69,7 +69,7 @@ class PeerWays:
 
     def reasons(self) -> Mapping[PodKey, str]:
         """Pods whose packets keep to the plain way though others' don't, and why."""
-        return {key: found.reason for key, found in sorted(self._looked.items()) if found.reason}
+        return {key: found.reason for key, found in sorted([*self._looked.items()]) if found.reason}
 
     def carries(self, one: Address, other: Address) -> bool:
         """Whether packets between these addresses go this way."""
@@ -82,9 +82,18 @@ class PeerWays:
     def with_path(self, one: Connection) -> Connection:
         """A pod's connection with the path of its packets, which TCP's own ends don't know."""
         if not self.carries(parse_address(one.local), parse_address(one.remote)):
-            return one
+            return replace(one, tcp_reason=self._why_not(one.pod, one.peer))
         path = _PEER if one.carried.path == _TC else one.carried.path
         return replace(one, carried=replace(one.carried, path=path, tcp_path=_PEER))
+
+    def _why_not(self, one: str, other: str) -> str:
+        """Why packets between two pods, ``namespace/name``, keep to the plain way; "" where nobody knows."""
+        if not other or one == other:
+            return ""
+        if not (tier := self.tier()).on:
+            return tier.reason
+        found = ((name, self._reason_of(PodKey(*name.split("/", 1)))) for name in (one, other))
+        return next((f"{name}: {reason}" for name, reason in found if reason), "")
 
     def placed(self, placement: Placement) -> None:
         """Pods are elsewhere. DatapathError."""
@@ -184,7 +193,8 @@ class PeerWays:
         self._not_before = now + _COST * (time.monotonic() - now)
 
     def _reason_of(self, key: PodKey) -> str:
-        return self._looked[key].reason if key in self._looked else ""
+        found = self._looked.get(key)
+        return found.reason if found else ""
 
     def _is_current(self, key: PodKey, found: _Looked) -> bool:
         return self._placement.devices.get(key) == found.device

@@ -63,6 +63,11 @@ class Standing:
         """Whether packets go from pod to pod past the node's stack."""
         return self.peers.tier() if self.peers else None
 
+    def through_stack(self) -> tuple[str, ...]:
+        """Pods whose packets keep to the plain way though others' don't, and why."""
+        found = self.peers.reasons() if self.peers else {}
+        return tuple(f"{key.namespace}/{key.name}: {reason}" for key, reason in found.items())
+
     def written(self) -> tuple[int, int]:
         """Differs after each pass that wrote to the maps, or may have."""
         return self.reconciler.stats.written, self.reconciler.stats.errors

@@ -17,6 +17,7 @@ from netaccel.explain.ends import EndKind, parse_end
 
 _T = TypeVar("_T")
 _RECEIPTS = ("SERVICE", "CLIENT", "SERVER", "CONNECTIONS", "MESSAGES", "BYTES", "BY TCP", "PASSES")
+_THROUGH_STACK = "packets go through the node's stack"
 _CONNECTIONS = ("PORT", "REMOTE", "PATH", "BY SOCKET", "BY TCP", "WHY")
 
 
@@ -61,14 +62,15 @@ def show(pod: str, http: str, output: str) -> None:
 
     PATH: socket (from socket to socket), peer (past the node's stack) or tc. BY SOCKET, BY TCP: bytes sent /
     received. WHY: what keeps it from the path socket; where it has that, which messages went by TCP all the
-    same.
+    same. Above them stands why packets go through the node's stack, where they do.
     """
     end = parse_end(pod)
     if end.kind is not EndKind.POD or end.port is not None:
         raise QuestionError(f"{pod!r}: give pod:NAMESPACE/NAME")
     name = f"{end.namespace}/{end.name}"
     raw, found = _ask(http, "/api/v1/accel/connections", (("pod", name),), list[Connection])
-    emit(output, raw, lambda: _print_connections(name, found))
+    _, node = _ask(http, "/api/v1/accel/status", (), Status)
+    emit(output, raw, lambda: _print_connections(name, found, node))
 
 
 def _ask(http: str, path: str, parameters: Parameters, shape: type[_T]) -> tuple[object, _T]:
@@ -102,6 +104,8 @@ def _print_status(found: Status) -> None:
         click.echo(f"  not accelerated: {_listed(totals.refused)}")
     for line in found.unreachable:
         click.echo(f"  out of reach: {line}")
+    for line in found.through_stack:
+        click.echo(f"  {_THROUGH_STACK}: {line}")
     if found.checks:
         click.echo()
         print_table(
@@ -131,9 +135,12 @@ def _receipt(receipt: Receipt) -> tuple[object, ...]:
     )
 
 
-def _print_connections(name: str, found: Sequence[Connection]) -> None:
+def _print_connections(name: str, found: Sequence[Connection], node: Status) -> None:
     fast = sum(one.carried.path == "socket" for one in found)
     click.secho(f"pod {name}: {len(found)} TCP connections, {fast} from socket to socket", bold=True)
+    own = (line for line in node.through_stack if line.startswith(f"{name}: "))
+    for line in dict.fromkeys((*own, *(one.tcp_reason for one in found if one.tcp_reason))):
+        click.echo(f"  {_THROUGH_STACK}: {line}")
     if found:
         click.echo()
         print_table(_CONNECTIONS, map(_connection, found))

@@ -127,24 +127,28 @@ def test_an_owner_takes_it_back(node: Node, pods: tuple[Pod, Pod]) -> None:
 def test_a_pod_whose_bandwidth_is_bounded_keeps_its_bound(node: Node, pods: tuple[Pod, Pod]) -> None:
     agent = node.serve(**FAST)
     load = enrolled(node, pods, agent)
-    shape = [
-        "tc",
-        "qdisc",
-        "add",
-        "dev",
-        "vethb",
-        "root",
-        "tbf",
-        "rate",
-        "1gbit",
-        "burst",
-        "1mb",
-        "latency",
-        "9ms",
-    ]
-    subprocess.run(node.command(*shape), check=True)
+    shape(node, "vethb")
     node.until(lambda: path(node) != "socket")
     assert connections(node, "a")[0]["reason"] == "its pod's bandwidth is bounded"
+    load.end()
+
+
+def shape(node: Node, device: str) -> None:
+    """Bound what it carries."""
+    bucket = ("tbf", "rate", "1gbit", "burst", "1mb", "latency", "9ms")
+    subprocess.run(node.command("tc", "qdisc", "add", "dev", device, "root", *bucket), check=True)
+
+
+def test_what_keeps_a_pods_packets_with_the_nodes_stack_is_shown(node: Node, pods: tuple[Pod, Pod]) -> None:
+    shape(node, "vethb")
+    agent = node.serve(**FAST)
+    load = Load(pods[0], pods[1].address)
+    reason = "shop/b: vethb has a queueing discipline (tbf)"
+    node.until(lambda: [one.get("tcp_reason") for one in connections(node, "a")] == [reason], agent)
+    assert accel(node)["through_stack"] == [reason]
+    for pod in ("a", "b"):
+        shown = node.netaccel("accel", "show", f"pod:shop/{pod}")
+        assert f"packets go through the node's stack: {reason}" in shown.stdout, shown.stderr
     load.end()
 
 

@@ -52,6 +52,7 @@ STATUS = Status(
         Receipt("", "shop/web-0", "shop/idle-0", 1, 10, 100),
     ),
     unreachable=("shop/far-0: no process of it is seen",),
+    through_stack=("shop/idle-0: veth3 has a queueing discipline (tbf)",),
 )
 FAST = Connection(
     "shop/web-0",
@@ -80,6 +81,7 @@ class Fake:
 
     def __init__(self, status: Status = STATUS) -> None:
         self.now = status
+        self.ends = [FAST, SLOW]
         self.problem = ""
 
     def status(self) -> Status:
@@ -88,7 +90,7 @@ class Fake:
         return self.now
 
     def connections(self, pod: str | None) -> Sequence[Connection]:
-        return [one for one in (FAST, SLOW) if pod in (None, one.pod)]
+        return [one for one in self.ends if pod in (None, one.pod)]
 
     def path_of(self, src: bytes, sport: int, dst: bytes, dport: int) -> Carried | None:
         return FAST.carried if (sport, dport) == (FAST.local_port, FAST.remote_port) else None

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from accelground import FAST, STATUS, Fake, agent
+from accelground import FAST, SLOW, STATUS, Fake, agent
 from click.testing import CliRunner, Result
+from msgspec.structs import replace
 
 from netaccel.accelerate import accounts, clearance, engine, evidence, obstacles, pairing
 from netaccel.accelerate.view import Check, Status, Tier
@@ -51,6 +52,7 @@ def test_status_has_tiers_self_test_pairs_and_receipts(at: str) -> None:
         "not accelerated: may splice 7, blocking 2",
         "left with TCP: programs that may do what this kernel gets wrong: splice",
         "out of reach: shop/far-0: no process of it is seen",
+        "packets go through the node's stack: shop/idle-0: veth3 has a queueing discipline (tbf)",
     ):
         assert said in result.output
     rows = words(result.output)
@@ -104,8 +106,17 @@ def test_show_has_each_connection_with_its_path_and_reason(at: str) -> None:
 
 
 def test_a_pod_without_connections(at: str) -> None:
+    output = run("accel", "show", "pod:shop/db-0", "--http", at).output
+    assert output == "pod shop/db-0: 0 TCP connections, 0 from socket to socket\n"
+
+
+def test_show_says_why_packets_go_through_the_nodes_stack(at: str, fake: Fake) -> None:
+    shaped = "packets go through the node's stack: shop/idle-0: veth3 has a queueing discipline (tbf)"
     output = run("accel", "show", "pod:shop/idle-0", "--http", at).output
-    assert output == "pod shop/idle-0: 0 TCP connections, 0 from socket to socket\n"
+    assert output.splitlines()[1:] == [f"  {shaped}"]
+    fake.ends = [replace(FAST, tcp_reason=STATUS.through_stack[0]), SLOW]  # the other end's pod keeps to it
+    output = run("accel", "show", "pod:shop/web-0", "--http", at).output
+    assert output.count(shaped) == 1
 
 
 @pytest.mark.parametrize(

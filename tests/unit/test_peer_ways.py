@@ -12,7 +12,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replaced
 
+from netaccel.accelerate.view import Carried, Connection
 from netaccel.agent import peers as module
 from netaccel.agent.peers import PeerWays
 from netaccel.datapath.abi import Abi
@@ -140,6 +142,19 @@ async def test_what_is_against_one_pod_is_said_of_it_alone(ground: Ground) -> No
         await until(lambda: ground.there() == {A})
     assert list(ground.ways.reasons()) == [B]
     assert "tbf" in ground.ways.reasons()[B]
+    one = Connection("default/a", "10.0.0.1", 40000, "10.0.0.2", 80, Carried("tc"), peer="default/b")
+    assert ground.ways.with_path(one).tcp_reason == "default/b: veth12 has a queueing discipline (tbf)"
+    for elsewhere in (replaced(one, peer=""), replaced(one, remote="127.0.0.1", peer="default/a")):
+        assert not ground.ways.with_path(elsewhere).tcp_reason
+
+
+async def test_what_takes_it_from_all_is_said_of_each_connection(ground: Ground) -> None:
+    ground.needed = "netfilter's chain ip nat p has a rule"
+    one = Connection("default/a", "10.0.0.1", 40000, "10.0.0.2", 80, Carried("tc"), peer="default/b")
+    with running(ground):
+        ground.placed(A, B)
+        await until(lambda: ground.ways.tier().reason == ground.needed)
+    assert ground.ways.with_path(one).tcp_reason == ground.needed
 
 
 async def test_a_pod_that_goes_while_it_is_looked_at_harms_no_other(ground: Ground) -> None:
