@@ -53,7 +53,6 @@ static __always_inline int has_room(struct accel_end *own, __u32 waiting, __u32 
 	if (!waiting) {
 		own->queued = 0;
 		own->least = size;
-		return 1;
 	}
 	if (waiting + size > ACCEL_QUEUE_BYTES)
 		return 0;

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import socket
+import struct
 import subprocess
 from collections.abc import Callable
 
@@ -12,6 +13,8 @@ import pytest
 from accelpairs import paired
 
 from netaccel.datapath import netlink
+from netaccel.datapath.btf import Btf
+from netaccel.datapath.kernelbtf import KERNEL
 from tests.kernels import needs
 
 pytestmark = [
@@ -19,6 +22,7 @@ pytestmark = [
     needs.acceleration,
 ]
 QUEUE_BYTES, QUEUE_MESSAGES = 256 * 1024, 256  # abi.h's
+SO_MEMINFO, RMEM_ALLOC, WMEM_QUEUED = 55, 0, 5
 
 
 @pytest.fixture
@@ -67,6 +71,55 @@ def test_what_has_no_room_in_the_map_stays_with_tcp(lo: None) -> None:
         assert a.send(b"by TCP") == 6
         assert b.recv(100) == b"by TCP"
         assert world.redirected() == 0
+
+
+def may_grow(send_buffer: int) -> None:
+    """TCP's buffers are the kernel's defaults from now on, but for how far a send buffer may grow."""
+    netlink.set_sysctl("net.ipv4.tcp_rmem", "4096 131072 6291456")
+    netlink.set_sysctl("net.ipv4.tcp_wmem", f"4096 16384 {send_buffer}")
+
+
+@pytest.fixture(scope="module")
+def message_cost() -> int:
+    """Bytes that a redirected message takes beside its own: a struct sk_msg, of a slab of powers of two."""
+    return 1 << (Btf.from_raw(KERNEL.read_bytes()).struct("sk_msg").size - 1).bit_length()
+
+
+def held(writer: socket.socket, reader: socket.socket) -> int:
+    """Bytes that the kernel holds of what was written: unsent and unacknowledged, and not read."""
+    unread, unsent = (
+        struct.unpack_from("9I", end.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 36))[index]
+        for end, index in ((reader, RMEM_ALLOC), (writer, WMEM_QUEUED))
+    )
+    return unread + unsent
+
+
+@pytest.mark.parametrize("size", [1, 1024, 65_536])
+def test_a_reader_that_stops_costs_at_most_twice_what_it_costs_by_tcp(
+    lo: None, message_cost: int, size: int
+) -> None:
+    """Buffers may grow to a quarter of the kernel's default: where TCP holds more, it is nearer to equal."""
+    may_grow(1 << 20)
+    with paired() as world:
+        plain, accelerated = (world.pair(socket.AF_INET, enrolled=on) for on in (False, True))
+        fill(plain[0], size)
+        took = fill(accelerated[0], size)
+        end = world.programs.end(0)
+        assert 0 < end.sent_bytes <= held(*accelerated), "redirected bytes are among those unread"
+        beside = end.sent_messages * message_cost
+        assert beside <= QUEUE_MESSAGES * 1024
+        assert held(*accelerated) + beside <= 2 * held(*plain)
+        drain(accelerated[1], took)
+
+
+@pytest.mark.parametrize(("size", "redirected"), [(QUEUE_BYTES, QUEUE_BYTES), (QUEUE_BYTES + 1, 0)])
+def test_a_message_that_is_larger_than_the_bound_goes_by_tcp(lo: None, size: int, redirected: int) -> None:
+    may_grow(1 << 20)
+    with paired() as world:
+        a, b = world.pair(socket.AF_INET, enrolled=True)
+        assert a.send(bytes(size)) == size
+        assert world.programs.end(0).sent_bytes == redirected
+        drain(b, size)
 
 
 def answer(call: Callable[..., object], argument: object) -> object:
