@@ -13,11 +13,12 @@ process id. Each load checks the answers as far as its client can, so that a wro
 
 from __future__ import annotations
 
-from bench.programs import postgres, redis, rpc, web
+from bench.programs import bulk, postgres, redis, rpc, web
 from bench.programs.base import Ground, Outcome, Program
 
 PROGRAMS: dict[str, Program] = {
-    program.name: program for program in (redis.REDIS, web.WEB, web.TLS, postgres.POSTGRES, rpc.RPC)
+    program.name: program
+    for program in (redis.REDIS, web.WEB, web.TLS, postgres.POSTGRES, rpc.RPC, bulk.BULK)
 }
 
 __all__ = ["PROGRAMS", "Ground", "Outcome", "Program"]

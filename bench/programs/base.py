@@ -89,6 +89,8 @@ class Program:
     vouched: bool = False
     """On some kernels it is accelerated only where its owner says ``enabled``: it has a call in it that may
     go wrong on accelerated sockets (splice, FIONREAD). It makes no difference to what it does here."""
+    accelerated: bool = True
+    """What it does is worth accelerating. Bulk may be left to TCP, whose batching does as well."""
 
     def missing(self) -> list[str]:
         """Packages that would have to be installed first."""

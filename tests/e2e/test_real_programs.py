@@ -46,7 +46,7 @@ def test_answers_are_right_either_way(labs: dict[str, Lab], name: str) -> None:
             outcome = program.load(ground, seconds)
             assert outcome.rate
             assert not outcome.errors
-            if carried(lab) > before:
+            if carried(lab) > before or not program.accelerated:
                 break
         else:
             pytest.fail(f"nothing of {name} went past TCP: {status_of(lab)}")
