@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from accelworld import FAST, Load, Pod, accel, connections, live, namespace
+from accelworld import FAST, Load, Pod, accel, connections, live, namespace, service
 from ground import Node
 
 from netaccel.datapath import libbpf
@@ -121,6 +121,20 @@ def test_an_owner_takes_it_back(node: Node, pods: tuple[Pod, Pod]) -> None:
     node.put("pods.yaml", namespace(), pods[0].manifest(), pods[1].manifest(accelerate="off"))
     node.until(lambda: live(node) == 1)
     assert any("Pod shop/b" in line and "enabled or disabled" in line for line in warnings(node))
+    load.end()
+
+
+def test_a_headless_service_speaks_for_the_pods_that_it_selects(node: Node, pods: tuple[Pod, Pod]) -> None:
+    node.put("pods.yaml", *(pod.manifest() for pod in pods))  # nobody else's word goes before it
+    agent = node.serve(**FAST, accelerate="enabled")
+    load = enrolled(node, pods, agent)
+    headless = service()
+    headless["metadata"]["annotations"] = {"netaccel.io/accelerate": "disabled"}
+    headless["spec"] |= {"clusterIP": "None", "selector": {"app": "b"}}
+    node.put("service.yaml", headless)
+    node.until(lambda: live(node) == 0)
+    assert accel(node)["totals"]["out"] == {"disabled by its owner": 1}
+    node.until(load.grows)
     load.end()
 
 
