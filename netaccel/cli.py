@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The ``netaccel`` command: names its subcommands and imports only the one that runs.
 
-Exit status: 0 done, 1 failed, 2 usage, 3 degraded or not ready.
+Exit status: 0 done, 1 failed, 2 usage, 3 degraded or not ready, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import click
 
 from netaccel import __version__
 from netaccel.errors import NetaccelError
+
+INTERRUPTED = 130
+"""Exit status: ended by SIGINT, as a shell tells it (128 and the signal's number)."""
 
 
 class _Lazy(NamedTuple):
@@ -80,6 +83,8 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:  # whoever pressed Ctrl-C knows it
+            raise click.exceptions.Exit(INTERRUPTED) from None
         except NetaccelError as error:
             click.echo(f"netaccel: {error}", err=True)
             raise click.exceptions.Exit(1) from error

@@ -54,15 +54,13 @@ def parameters(given: Mapping[str, Sequence[str]], others: Mapping[str, object])
 
 
 def print_lines(http: str, path: str, asked: Parameters, *, as_json: bool) -> None:
-    """Print what comes until it ends, Ctrl-C, or nobody reads."""
+    """Print what comes until it ends, or nobody reads."""
     follow = ("follow", "1") in asked
     try:
         with answer(agent_at(http), path, asked, endless=follow) as lines:
             _print(lines, as_json)
         if follow:
             raise DatapathError("the agent ended the stream: it was stopped, or is restarting")
-    except KeyboardInterrupt:
-        raise click.exceptions.Exit(130) from None
     except BrokenPipeError:
         # As Python's documentation of SIGPIPE advises, so that nothing complains at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -19,6 +19,8 @@ from click.testing import CliRunner, Result
 
 from netaccel.cli import netaccel
 
+EXAMPLE = Path(__file__).parents[2] / "policies" / "examples" / "default-deny.yaml"
+
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(netaccel, arguments, prog_name="netaccel")
@@ -80,6 +82,26 @@ def test_without_root_one_line_says_so(monkeypatch: pytest.MonkeyPatch, path: tu
     result = run(*path)
     assert result.exit_code == 1
     assert result.stderr == "netaccel: this needs root: run it with sudo\n"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("flows", "--follow"),
+        ("drops", "--follow"),
+        ("policy", "list"),
+        ("policy", "preview", "-f", str(EXAMPLE)),
+        ("status",),
+    ],
+    ids=" ".join,
+)
+def test_ctrl_c_ends_quietly(monkeypatch: pytest.MonkeyPatch, path: tuple[str, ...]) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("socket.create_connection", interrupted)
+    result = run(*path)
+    assert (result.exit_code, result.output) == (130, "")
 
 
 @pytest.mark.root
