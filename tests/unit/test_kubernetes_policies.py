@@ -199,12 +199,24 @@ async def test_where_all_pods_are_forbidden_the_own_ones_stay_and_policy_goes_on
         assert "pods is forbidden" in reader.source.status().problem
 
 
-async def test_without_policy_none_of_it_is_asked_for() -> None:
+async def test_without_policy_no_policy_is_asked_for_and_namespaces_keep_their_annotation() -> None:
     api = Cluster()
     api.objects["networkpolicies"] = [POLICY]
+    wish = {"name": "shop", "annotations": {"netaccel.io/accelerate": "disabled"}, "resourceVersion": "1"}
+    api.objects["namespaces"] = [{"metadata": wish}]
     async with reading(api, policy=False) as reader:
         await reader.until(lambda: reader.world.synced)
-        assert {resource for resource, _ in api.asked} == {"services", "endpointslices", "nodes", "pods"}
+        asked = {resource for resource, _ in api.asked}
+        assert asked == {"services", "endpointslices", "nodes", "pods", "namespaces"}
+        assert [space.accelerate for space in reader.world.namespaces()] == ["disabled"]
+
+
+async def test_without_policy_forbidden_namespaces_are_told_and_keep_nothing_from_being_served() -> None:
+    api = Cluster()
+    api.forbidden = {"namespaces"}
+    async with reading(api, policy=False) as reader:
+        await reader.until(lambda: reader.world.synced)
+        assert "namespaces is forbidden" in reader.source.status().problem
 
 
 # ------------------------------------------------------------ kinds that aren't there

@@ -187,13 +187,21 @@ def test_a_node_asks_for_its_own_objects_and_what_this_proxy_serves() -> None:
         "endpointslices": proxied,
         "nodes": {"fieldSelector": "metadata.name=n1"},
         "pods": {"fieldSelector": "spec.nodeName=n1"},
+        "namespaces": {},
     }
 
 
-def test_where_policies_are_enforced_they_and_namespaces_are_asked_for_too() -> None:
+def test_without_policy_namespaces_are_asked_for_and_not_needed() -> None:
+    """Their annotation says what is accelerated, whether or not policies are enforced."""
+    (spaces,) = (one for one in watched("n1", "", policy=False) if one.kind == "Namespace")
+    assert (spaces.needed, spaces.optional, spaces.widens) == (False, False, False)
+
+
+def test_where_policies_are_enforced_they_are_asked_for_too_and_namespaces_are_needed() -> None:
     plain = watched("n1", "", policy=False)
     found = {one.name: one for one in watched("n1", "", policy=True)}
-    added = {name: one for name, one in found.items() if name not in {kind.name for kind in plain}}
+    added = {name: one for name, one in found.items() if one not in plain}
+    added = {name: one for name, one in added.items() if not one.widens}
     assert {name: one.optional for name, one in added.items()} == {
         "namespaces": False,
         "networkpolicies": False,

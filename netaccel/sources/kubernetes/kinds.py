@@ -36,8 +36,9 @@ class Watched:
 
 
 POLICIES = frozenset(kind.value for kind in Kind)
+_NAMESPACES = "/api/v1/namespaces"
 _OF_POLICY = (
-    Watched("Namespace", "/api/v1/namespaces"),
+    Watched("Namespace", _NAMESPACES),
     Watched("NetworkPolicy", "/apis/networking.k8s.io/v1/networkpolicies"),
     Watched(
         "ClusterNetworkPolicy",
@@ -53,7 +54,8 @@ _OF_POLICY = (
 def watched(node_name: str, proxy_name: str, *, policy: bool) -> tuple[Watched, ...]:
     """What to ask for on a node. ``proxy_name``: serve only Services that name this proxy; "": those without.
 
-    The selectors of Services and EndpointSlices are kube-proxy's. ``policy``: whether policies are enforced.
+    The selectors of Services and EndpointSlices are kube-proxy's. ``policy``: whether policies are enforced;
+    where they are not, Namespaces are asked for all the same, for their annotation.
     """
     chosen = f"{PROXY_NAME_LABEL}={proxy_name}" if proxy_name else f"!{PROXY_NAME_LABEL}"
     served = {"labelSelector": f"{chosen},!{HEADLESS}"}
@@ -64,5 +66,5 @@ def watched(node_name: str, proxy_name: str, *, policy: bool) -> tuple[Watched, 
         Watched("EndpointSlice", "/apis/discovery.k8s.io/v1/endpointslices", served),
         Watched("Node", "/api/v1/nodes", own_node, needed=False, widens=policy),
         Watched("Pod", "/api/v1/pods", own_pods, needed=False, widens=policy),
-        *(_OF_POLICY if policy else ()),
+        *(_OF_POLICY if policy else (Watched("Namespace", _NAMESPACES, needed=False),)),
     )
