@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
@@ -15,7 +16,7 @@ from netaccel.commands.output import emit, examples, http_option, output_option,
 from netaccel.commands.preview import preview
 from netaccel.errors import ConfigError, DatapathError
 from netaccel.explain.manifests import read_world
-from netaccel.explain.policies import Facts, PolicyView, policy_views
+from netaccel.explain.policies import NO_RULES, Facts, PolicyView, policy_views
 from netaccel.explain.preview import stamp
 from netaccel.model.policy import Kind
 
@@ -30,7 +31,6 @@ _LIST = (
     "DROPPED",
     "AUDITED",
     "SINCE",
-    "WARNINGS",
 )
 _SHORT = {
     "np": Kind.NETWORK,
@@ -39,6 +39,7 @@ _SHORT = {
     "tp": Kind.TRAFFIC,
     "ctp": Kind.CLUSTER_TRAFFIC,
 }
+_UNITS = ((86400, "d"), (3600, "h"), (60, "m"))
 _BY_NAME = {**{kind.value.lower(): kind for kind in Kind}, **_SHORT}
 
 
@@ -73,11 +74,12 @@ def list_(namespace: str | None, manifests: Path | None, http: str, output: str)
     """List policies: whether they are in force here, whom they select, what they decided.
 
     PODS: selected on this node / of all known. ALLOWED, DROPPED: packets that opened flows, and dropped ones,
-    since the maps were made. AUDITED: what only monitor mode let pass; SINCE: when a policy first denied, or
-    in monitor mode would have, of what is on record.
+    since the maps were made. AUDITED: what only monitor mode let pass; SINCE: how long ago a policy first
+    denied, or in monitor mode would have, of what is on record. What is to be said of a policy follows the
+    table.
     """
     found = [view for view in views(manifests, http) if namespace in (None, view["namespace"])]
-    emit(output, found, lambda: print_table(_LIST, _rows(found), empty="no policies"))
+    emit(output, found, lambda: _print_list(found))
 
 
 @policy.command(
@@ -125,27 +127,47 @@ def views(manifests: Path | None, http: str) -> list[PolicyView]:
             raise DatapathError(f"http://{listen}/api/v1/policies: no list of policies: {error}") from error
 
 
+def _print_list(found: Sequence[PolicyView]) -> None:
+    """The table has numbers and words; sentences follow, so that it fits a terminal."""
+    print_table(_LIST, _rows(found), empty="no policies")
+    remarks = [
+        f"{view['kind']} {_name(view)}: {kind}: {text}"
+        for view in found
+        for kind, texts in ((view["state"], view["reasons"]), ("warning", view["warnings"]))
+        for text in texts
+    ]
+    if remarks:
+        click.echo("\n" + "\n".join(remarks))
+
+
 def _rows(found: Sequence[PolicyView]) -> Iterator[tuple[object, ...]]:
     for view in found:
-        reason = f"{view['state']}: {view['reasons'][0]}" if view["reasons"] else view["state"]
         counts = view["counts"]
         yield (
             view["kind"],
             _name(view),
             view["mode"],
-            reason,
+            view["state"],
             f"{view['pods']['here']}/{view['pods']['known']}",
-            sum(rule["action"] != "Isolation" for rule in view["rules"]),
+            sum(rule["action"] not in NO_RULES for rule in view["rules"]),
             counts["allowed"],
             counts["dropped"],
             counts["audited"],
-            _when(view["first"]),
-            "\n".join(view["warnings"]) or "-",
+            _ago(view["first"]),
         )
 
 
 def _name(view: PolicyView) -> str:
     return f"{view['namespace']}/{view['name']}" if view["namespace"] else view["name"]
+
+
+def _ago(seconds: float | None) -> str:
+    """``3d``, as kubectl tells ages."""
+    if seconds is None:
+        return "-"
+    age = max(0, int(time.time() - seconds))
+    unit, letter = next(((unit, letter) for unit, letter in _UNITS if age >= 2 * unit), (1, "s"))
+    return f"{age // unit}{letter}"
 
 
 def _when(seconds: float | None) -> str:

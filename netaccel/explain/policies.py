@@ -49,7 +49,10 @@ class Held:
 
 
 class RuleView(TypedDict):
-    """One rule, or what isolation denied. ``place``: as ``ingress[0]``."""
+    """One rule, or what isolation denied, or what is denied since the policy was refused.
+
+    ``place``: as ``ingress[0]``, ``ingress isolation``, ``ingress refusal``.
+    """
 
     place: str
     name: str
@@ -158,9 +161,7 @@ def standings(world: World) -> list[Standing]:
             refused.setdefault(key, []).append(f"{where}{reject.reason}")
     hidden: dict[PolicyKey, list[tuple[str, str]]] = {}
     for rule, by in shadows.items():
-        hidden.setdefault(rule.policy, []).append(
-            (f"spec.{place(rule)}", _hidden(f"{by.policy} {place(by)}"))
-        )
+        hidden.setdefault(rule.policy, []).append((f"spec.{place(rule)}", _hidden(_named(world, by))))
     found = []
     for key, policy in world.policies().items():
         pods = selection.subjects(policy)
@@ -181,6 +182,14 @@ def standings(world: World) -> list[Standing]:
 
 
 _NAMES = frozenset(kind.value for kind in Kind)
+
+
+def _named(world: World, rule: RuleRef) -> str:
+    """``NetworkPolicy shop/web ingress[0]``; of a policy that was refused the policy alone."""
+    policy = world.policies().get(rule.policy)
+    if policy and policy.denies:
+        return f"{rule.policy}, which was refused and denies for that,"
+    return f"{rule.policy} {place(rule)}"
 
 
 def _hidden(by: str) -> str:
@@ -212,7 +221,10 @@ def selected(world: World, node: str) -> dict[PolicyKey, int]:
 def policy_views(world: World, facts: Facts) -> list[PolicyView]:
     """Every policy by kind, namespace and name; those that could not be read too."""
     selection = Selection(world)
-    shadows = shadowed(world)
+    shadows = {
+        rule: place(by) if by.policy == rule.policy else _named(world, by)
+        for rule, by in shadowed(world).items()
+    }
     by_policy: dict[PolicyKey, list[Decided]] = {}
     for one in facts.decided or ():
         by_policy.setdefault(one.rule.policy, []).append(one)
@@ -238,7 +250,7 @@ def _order(key: PolicyKey) -> tuple[str, str, str]:
 
 def _view(
     case: _Case,
-    shadows: Mapping[RuleRef, RuleRef],
+    shadows: Mapping[RuleRef, str],
     seen: tuple[float, float] | None,
     warnings: Sequence[str],
 ) -> PolicyView:
@@ -298,31 +310,37 @@ def _has_rules(policy: Policy) -> bool:
     return bool(policy.ingress or policy.egress or policy.isolates)
 
 
-def _rules(case: _Case, shadows: Mapping[RuleRef, RuleRef]) -> Iterator[RuleView]:
+def _rules(case: _Case, shadows: Mapping[RuleRef, str]) -> Iterator[RuleView]:
+    """``shadows``: rules that never decide, and which one always does."""
     by_rule = {one.rule: one for one in case.decided}
     for direction in Direction:
         for number, rule in enumerate(case.policy.rules(direction)):
             ref = RuleRef(case.policy.key, direction, number)
-            yield _rule_view(ref, rule.name, rule.action.value, by_rule.get(ref), shadows.get(ref))
+            if case.policy.denies:
+                where = f"{direction.name.lower()} refusal"
+                yield _rule_view(where, "", "Refusal", by_rule.get(ref))
+            else:
+                view = _rule_view(place(ref), rule.name, rule.action.value, by_rule.get(ref))
+                view["shadowed_by"] = shadows.get(ref, "")
+                yield view
         if direction in case.policy.isolates:
             ref = RuleRef(case.policy.key, direction, NO_RULE)
-            yield _rule_view(ref, "", "Isolation", by_rule.get(ref), None)
+            yield _rule_view(place(ref), "", "Isolation", by_rule.get(ref))
 
 
-def _rule_view(
-    ref: RuleRef, name: str, action: str, counts: Decided | None, shadow: RuleRef | None
-) -> RuleView:
-    by = "" if shadow is None else place(shadow)
-    if shadow is not None and shadow.policy != ref.policy:
-        by = f"{shadow.policy} {by}"
+def _rule_view(where: str, name: str, action: str, counts: Decided | None) -> RuleView:
     return RuleView(
-        place=place(ref),
+        place=where,
         name=name,
         action=action,
         packets=counts.packets if counts else 0,
         bytes=counts.bytes if counts else 0,
-        shadowed_by=by,
+        shadowed_by="",
     )
+
+
+NO_RULES = frozenset(("Isolation", "Refusal"))
+"""Actions of RuleView that nobody wrote."""
 
 
 def _first_and_last(

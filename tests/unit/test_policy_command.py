@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from netaccel.api.policy import PolicyRoutes
 from netaccel.api.server import application, serving
 from netaccel.cli import netaccel
+from netaccel.commands import policy as policy_command
 from netaccel.datapath.abi import Abi
 from netaccel.datapath.bpfobject import OBJECTS
 from netaccel.explain.manifests import read_world
@@ -170,6 +171,40 @@ def test_list_says_what_is_in_force_whom_it_selects_and_what_it_decided(agent: s
     table = run("policy", "list", "--http", agent, "-n", "shop").output
     assert "TrafficPolicy  shop/web  Monitor  in force" in " ".join(table.split("\n")).replace("   ", "  ")
     assert run("policy", "list", "--http", agent, "-n", "bank").output == "no policies\n"
+
+
+def files(manifests: Path, *words: str) -> str:
+    """What `netaccel policy` says of files alone, one of whose policies can't be used."""
+    (manifests / "bad.yaml").write_text(DENY.replace("Egress", "Sideways"))
+    arguments = ["policy", *words, "--manifests", str(manifests)]
+    return CliRunner().invoke(netaccel, arguments).stdout
+
+
+def test_the_list_fits_a_terminal_and_sentences_follow_it(manifests: Path) -> None:
+    table, said = files(manifests, "list").split("\n\n")
+    assert max(map(len, table.splitlines())) <= 120
+    refused = ["NetworkPolicy", "shop/deny", "Enforce", "refused", "0/1", "0"]
+    assert refused in [line.split()[:6] for line in table.splitlines()]
+    why = "spec.policyTypes[0]: 'Sideways' is not a value of it: give Ingress or Egress"
+    by = "NetworkPolicy shop/deny, which was refused and denies for that,"
+    assert said.splitlines()[0] == (
+        f"NetworkPolicy shop/deny: refused: {why}; what it selects is denied meanwhile"
+    )
+    assert f"warning: spec.egress[1]: {by} always decides before it: it never does" in said
+
+
+@pytest.mark.parametrize(
+    ("ago", "text"), [(0, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (172_800, "2d")]
+)
+def test_the_list_tells_ages_as_kubectl_does(ago: float, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.time", lambda: NOW)
+    assert policy_command._ago(NOW - ago) == text
+
+
+def test_show_of_a_refused_policy_has_no_rule_that_nobody_wrote(manifests: Path) -> None:
+    shown = files(manifests, "show", "netpol", "shop/deny")
+    assert ["ingress", "refusal", "-", "Refusal", "0", "0"] in [line.split() for line in shown.splitlines()]
+    assert "ingress[0]" not in shown
 
 
 def test_show_has_each_rule_with_its_counts(agent: str) -> None:
