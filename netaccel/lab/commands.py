@@ -16,6 +16,7 @@ from netaccel.lab import lifecycle
 from netaccel.lab.handle import Lab
 from netaccel.lab.plan import paths
 from netaccel.lab.process import become
+from netaccel.lab.refused import COLUMNS, refused
 from netaccel.lab.shell import require_root_and_tools
 from netaccel.lab.state import State
 
@@ -136,15 +137,25 @@ def exec_(name: str, target: str, command: tuple[str, ...]) -> None:
 @_name_option
 @output_option
 def status(name: str, output: str) -> None:
-    """Show a lab's nodes, agents, pods and Services."""
+    """Show a lab's nodes, agents, pods and Services, and (to root) what its agents refuse."""
     lab = Lab(name)
     found: dict[str, Any] = {"name": name, "running": lifecycle.is_running(name), **lab.status()}
+    _ask_agents(lab, found)
     emit(output, found, lambda: _print(found))
     if not found["running"]:
         click.echo(f"its controller is not running: `netaccel lab up --name {name}` mends it", err=True)
         raise click.exceptions.Exit(1)
     if lifecycle.unready(found):
         raise click.exceptions.Exit(3)
+
+
+def _ask_agents(lab: Lab, found: dict[str, Any]) -> None:
+    """Add what ready agents refuse, and which of them did not say."""
+    if os.geteuid() != 0:
+        return
+    ready = [n["name"] for n in found.get("nodes", []) if n["agent"] and n["agent"]["ready"]]
+    found["refused"], silent = refused(lab, ready)
+    found["problems"] = {**found.get("problems", {}), **silent}
 
 
 @lab.command(name="list")
@@ -195,6 +206,10 @@ def _print(found: dict[str, Any]) -> None:
         for s in found.get("services", [])
     ]
     print_table(("SERVICE", "TYPE", "CLUSTER-IP", "OUTSIDE", "PORTS"), services, empty="no services")
+    if found.get("refused"):
+        click.echo()
+        rows = [(*(entry[name] for name in COLUMNS), "\n".join(entry["nodes"])) for entry in found["refused"]]
+        print_table((*(name.upper() for name in COLUMNS), "NODES"), rows)
     for what, problem in found.get("problems", {}).items():
         click.echo(f"{what}: {problem}")
 
