@@ -107,6 +107,8 @@ def explain(
         if batch:
             _batch(walker, ground)
             return
+        if by is None and ground.maps and "kernel" not in judges:
+            click.echo("netaccel: the kernel is not asked: that needs root: run it with sudo", err=True)
         answer = walker.walk(parse_end(source or ""), parse_end(destination or ""), how)
 
     def tell(half: Half) -> tuple[Step, ...]:
@@ -254,8 +256,10 @@ def _half_text(view: HalfView) -> str:
 
 def _verdict_text(view: VerdictView) -> str:
     if view["object"] is None:
-        return f"{view['verdict']}: {_NO_OBJECT.get(view['why'], view['why'])}"
-    if view["rule"] is None:
+        return f"{view['verdict']}: {view['reason'] or _NO_OBJECT.get(view['why'], view['why'])}"
+    if view["why"] == "refused":
+        what = f"{view['object']} was refused, so it denies what it selects ({view['reason']})"
+    elif view["rule"] is None:
         what = f"{view['object']} isolates the pod, and no rule allows it"
     else:
         what = f"{view['object']} rule {view['rule']} ({view['action']})"

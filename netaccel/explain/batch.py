@@ -96,12 +96,14 @@ def _answered(found: Answer, origin: Origin) -> dict[str, Any]:
     if found.disagreements:
         half = found.disagreements[0]
         told["error"] = f"disagreement about {half.direction.name.lower()}: {_both(half)}"
-        told["by"] = {name: verdict_view(one, origin) for name, one in half.answers.items()}
+        told["by"] = {
+            name: verdict_view(one, origin, half.reasons[name]) for name, one in half.answers.items()
+        }
     return told
 
 
 def _half(half: Half, origin: Origin) -> VerdictView:
-    return verdict_view(half.judgement, origin)
+    return verdict_view(half.judgement, origin, half.reason)
 
 
 def _both(half: Half) -> str:

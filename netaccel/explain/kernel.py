@@ -62,6 +62,13 @@ class Kernel:
             return None
         return self._instance(pod.node_name).ask(direction, question, pod.key)
 
+    def why_unknown(self, direction: Direction, question: Question) -> str:
+        """Of a pod that is on no node, or has no device there."""
+        pod = (question.destination if direction is Direction.INGRESS else question.source).pod
+        if pod is None or not pod.node_name:
+            return "the Pod is on no node: give it spec.nodeName"
+        return f"the Pod has no device on {pod.node_name}: give it an address (status.podIPs)"
+
     def __enter__(self) -> Self:
         return self
 

@@ -71,6 +71,16 @@ class PinnedKernel:
         answer = self._dry.run(self._programs[direction], device, first_packet(question))
         return self._names.judgement(answer, exemption(direction, question))
 
+    def why_unknown(self, direction: Direction, question: Question) -> str:
+        """Of a pod of another node, or without a device that has its policy."""
+        pod = (question.destination if direction is Direction.INGRESS else question.source).pod
+        if pod is None:
+            return ""
+        if pod.node_name != self._node:
+            where = pod.node_name or "no node yet"
+            return f"the Pod is on {where}, and this is {self._node}: ask there"
+        return no_policy(self._node)
+
     def _device(self, pod: Pod, address: bytes) -> int | None:
         return self._devices.get(address) if pod.node_name == self._node else None
 
@@ -86,6 +96,11 @@ class PinnedKernel:
         """Free the programs; the maps stay as they are."""
         self._dry.close()
         self._object.close()
+
+
+def no_policy(node: str) -> str:
+    """Why a kernel that was asked about a pod of its own does not know."""
+    return f"the Pod's device has no policy yet, or can't have one: `netaccel status` on {node} says which"
 
 
 def _take_maps(loaded: BpfObject, folder: Path) -> None:

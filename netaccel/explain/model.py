@@ -20,6 +20,10 @@ class Judge(Protocol):
         """The verdict at the destination (INGRESS) or the source (EGRESS); None where it can't be known."""
         ...
 
+    def why_unknown(self, direction: Direction, question: Question) -> str:
+        """Of a question that was answered by None: why, and what helps."""
+        ...
+
 
 class Model:
     """The world as it is at one moment. Implements Judge; a change of the world needs a new one."""
@@ -31,6 +35,16 @@ class Model:
     def ask(self, direction: Direction, question: Question) -> Judgement:
         """What the policies say."""
         return judge(self.world, direction, question, self._policies(direction, question))
+
+    def why_unknown(self, direction: Direction, question: Question) -> str:
+        """The model always knows."""
+        return ""
+
+    def refusal(self, judgement: Judgement) -> str:
+        """Why the policy that decides was refused, and denies for that; "" of a rule that somebody wrote."""
+        rule = judgement.rule
+        policy = self.world.policies().get(rule.policy) if rule else None
+        return policy.denies if policy else ""
 
     def steps(self, direction: Direction, question: Question) -> tuple[Step, ...]:
         """How they came to it."""

@@ -37,7 +37,9 @@ class VerdictView(TypedDict):
 
     ``verdict``: forwarded, dropped, audited, unknown. ``action``: Allow, Drop or Reject; of an audited flow
     the shadow's, as ``object`` ("KIND NS/NAME") and ``rule`` (from 0; None: no rule) are. ``why``: ``rule``,
-    ``isolated``, ``default``, or what puts it outside policy. ``at``: FILE:LINE of the rule.
+    ``isolated``, ``refused`` (the object can't be used, and denies for that), ``default``, ``unknown``, or
+    what puts it outside policy. ``reason``: why it was refused, or is not known. ``at``: FILE:LINE of the
+    rule.
     """
 
     verdict: str
@@ -46,6 +48,7 @@ class VerdictView(TypedDict):
     object: str | None
     rule: int | None
     why: str
+    reason: str
     at: str
 
 
@@ -103,11 +106,18 @@ def nowhere(_: RuleRef) -> str:
     return ""
 
 
-def verdict_view(judgement: Judgement | None, origin: Origin = nowhere) -> VerdictView:
-    """A judgement's view; None: unknown."""
+def verdict_view(judgement: Judgement | None, origin: Origin = nowhere, reason: str = "") -> VerdictView:
+    """A judgement's view; None: unknown. ``reason``: as Half.reasons has it."""
     if judgement is None:
         return VerdictView(
-            verdict=UNKNOWN, allowed=None, action=None, object=None, rule=None, why=UNKNOWN, at=""
+            verdict=UNKNOWN,
+            allowed=None,
+            action=None,
+            object=None,
+            rule=None,
+            why=UNKNOWN,
+            reason=reason,
+            at="",
         )
     shown = judgement.shadow if judgement.audited else judgement.enforced
     rule = shown.rule
@@ -117,7 +127,8 @@ def verdict_view(judgement: Judgement | None, origin: Origin = nowhere) -> Verdi
         action=shown.action.value,
         object=str(rule.policy) if rule else None,
         rule=rule.number if rule and rule.number != NO_RULE else None,
-        why=_why(judgement, shown),
+        why="refused" if reason else _why(judgement, shown),
+        reason=reason,
         at=origin(rule) if rule else "",
     )
 
@@ -135,13 +146,13 @@ def half_view(half: Half, origin: Origin = nowhere, tell: Tell = silent) -> Half
     several = half.answers if len(half.answers) > 1 else {}
     question = half.question
     return HalfView(
-        **verdict_view(half.judgement, origin),
+        **verdict_view(half.judgement, origin, half.reason),
         direction=half.direction.name.lower(),
         node=half.node,
         hook=_POD_HOOK[half.direction] if _subject(half).pod else "",
         source=party_text(question.source),
         destination=party_text(question.destination, question.protocol, question.port),
-        by={name: verdict_view(one, origin) for name, one in several.items()},
+        by={name: verdict_view(one, origin, half.reasons[name]) for name, one in several.items()},
         steps=[step_text(step) for step in tell(half)],
     )
 
@@ -206,6 +217,8 @@ def step_text(step: Step) -> str:
     mode = ", monitored" if step.mode.value == "Monitor" else ""
     name = f" ({step.name})" if step.name else ""
     tier, rule = step.tier.name.capitalize(), step.rule
+    if step.refused:
+        return f"{tier}: {rule.policy}, refused, denies all{mode}: {step.match.value}"
     return f"{tier}: {rule.policy} rule {rule.number}{name}, {step.action.value}{mode}: {step.match.value}"
 
 

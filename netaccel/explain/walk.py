@@ -35,17 +35,27 @@ _WITH_PORTS = frozenset((PROTOCOLS["TCP"], PROTOCOLS["UDP"], PROTOCOLS["SCTP"]))
 
 
 class Half(NamedTuple):
-    """One node's part: what it is asked, and what each judge answers (None: not known)."""
+    """One node's part: what it is asked, and what each judge answers (None: not known).
+
+    ``reasons``: by judge, why it does not know, or why the policy that it names was refused; "": neither.
+    """
 
     direction: Direction
     node: str
     question: Question
     answers: Mapping[str, Judgement | None]
+    reasons: Mapping[str, str]
 
     @property
     def judgement(self) -> Judgement | None:
         """The first judge's that knows."""
         return next((one for one in self.answers.values() if one is not None), None)
+
+    @property
+    def reason(self) -> str:
+        """The same judge's; of the first where none knows."""
+        names = [name for name, one in self.answers.items() if one is not None] or list(self.answers)
+        return self.reasons[names[0]]
 
     @property
     def disagreement(self) -> bool:
@@ -319,7 +329,13 @@ class Walker:
 
     def _half(self, direction: Direction, node: str, question: Question) -> Half:
         answers = {name: judge.ask(direction, question) for name, judge in self._judges.items()}
-        return Half(direction, node, question, answers)
+        reasons = {
+            name: self._judges[name].why_unknown(direction, question)
+            if one is None
+            else self._model.refusal(one)
+            for name, one in answers.items()
+        }
+        return Half(direction, node, question, answers, reasons)
 
 
 class How(NamedTuple):

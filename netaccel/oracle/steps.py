@@ -26,7 +26,10 @@ class Match(enum.Enum):
 
 
 class Step(NamedTuple):
-    """One rule of a policy that selects the pod. ``isolates``: the policy does, in this direction."""
+    """One rule of a policy that selects the pod. ``isolates``: the policy does, in this direction.
+
+    ``refused``: why the policy stands in for one that can't be used (Policy.denies).
+    """
 
     tier: Tier
     rule: RuleRef
@@ -35,6 +38,7 @@ class Step(NamedTuple):
     mode: Mode
     isolates: bool
     match: Match
+    refused: str = ""
 
 
 def steps(
@@ -64,7 +68,7 @@ def _steps(
                     match = Match.WOULD_DECIDE
                 else:
                     match = _match(world, policy, rule, direction, question)
-                yield Step(tier, ref, rule.name, rule.action, policy.mode, isolates, match)
+                yield Step(tier, ref, rule.name, rule.action, policy.mode, isolates, match, policy.denies)
 
 
 def _match(world: World, policy: Policy, rule: Rule, direction: Direction, question: Question) -> Match:

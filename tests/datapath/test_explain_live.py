@@ -33,6 +33,7 @@ from netaccel.explain.model import Model
 from netaccel.explain.packet import first_packet
 from netaccel.explain.walk import How, Walker
 from netaccel.model.address import parse_address
+from netaccel.model.endpoint import Pod, PodKey
 from netaccel.model.event import Upsert, object_key
 from netaccel.model.plain import told
 from netaccel.model.policy import Direction
@@ -183,6 +184,9 @@ class Blind:
     def ask(self, direction: Direction, question: Question) -> None:
         return None
 
+    def why_unknown(self, direction: Direction, question: Question) -> str:
+        return ""
+
 
 def test_another_nodes_half_is_asked_of_its_agent(agent: int, world: World) -> None:
     asking = of_node(world, "node-2")
@@ -198,7 +202,24 @@ def test_an_agent_that_cannot_be_reached_leaves_its_half_unknown(world: World) -
         port = nobody.getsockname()[1]
     asking = of_node(world, "node-2")
     walker = Walker(Model(asking), {"kernel": Everywhere(Blind(), asking, port)})
-    assert walker.walk(parse_end("world"), parse_end("pod:shop/web:80")).allowed is None
+    answer = walker.walk(parse_end("world"), parse_end("pod:shop/web:80"))
+    assert answer.allowed is None
+    assert answer.courses[0].halves[1].reason == (
+        f"no agent answers at 127.0.0.1:{port} (Connection refused): run it on node-1,"
+        " or see the setting `http` there"
+    )
+
+
+def test_a_pod_whose_device_has_no_policy_is_unknown_and_its_node_says_more(agent: int, world: World) -> None:
+    new = Pod(PodKey("shop", "new"), NODE, (parse_address("10.1.0.77"),))
+    world.apply_all([Upsert(object_key(new), new, 0.0)])
+    asking = of_node(world, "node-2")
+    walker = Walker(Model(asking), {"kernel": Everywhere(Blind(), asking, agent)})
+    ingress = walker.walk(parse_end("pod:shop/client"), parse_end("pod:shop/new:80")).courses[0].halves[1]
+    assert ingress.judgement is None
+    assert ingress.reason.startswith(
+        "the Pod's device has no policy yet, or can't have one: `netaccel status`"
+    )
 
 
 def test_what_the_agent_cannot_be_asked(agent: int) -> None:

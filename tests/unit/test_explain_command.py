@@ -143,6 +143,37 @@ def test_a_workload_stands_for_its_pods(folder: Path) -> None:
     assert "1 Pod without a node or an address" in result.stderr
 
 
+def refused(folder: Path) -> str:
+    """A policy that can't be used stands in the folder now; why."""
+    bad = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy"}
+    meta, spec = {"name": "bad", "namespace": "shop"}, {"podSelector": {}, "ingres": []}
+    (folder / "bad.yaml").write_text(yaml.safe_dump({**bad, "metadata": meta, "spec": spec}))
+    return "spec.ingres: "
+
+
+def test_what_a_refused_policy_denies_is_said_to_be_its_refusal(folder: Path) -> None:
+    why = refused(folder)
+    result = explain(folder, "pod:shop/client", "pod:shop/web:80", "--steps")
+    assert (
+        f"dropped: NetworkPolicy shop/bad was refused, so it denies what it selects ({why}" in result.stdout
+    )
+    assert "Namespaced: NetworkPolicy shop/bad, refused, denies all: decides" in result.stdout
+    assert "shop/bad rule 0" not in result.stdout
+    view = courses(explain(folder, "pod:shop/client", "pod:shop/web:80", "-o", "json"))[0]["ingress"]
+    assert (view["why"], view["object"], view["action"]) == ("refused", "NetworkPolicy shop/bad", "Drop")
+    assert view["reason"].startswith(why)
+    question = json.dumps({"from": "pod:shop/client", "to": "pod:shop/web", "port": 80})
+    assert json.loads(explain(folder, "--batch", lines=question).stdout)["ingress"]["why"] == "refused"
+
+
+@pytest.mark.root
+def test_the_kernel_says_so_too(folder: Path) -> None:
+    refused(folder)
+    result = explain(folder, "pod:shop/client", "pod:shop/web:80", "--by", "both")
+    assert "NetworkPolicy shop/bad was refused" in result.stdout
+    assert "so say model and kernel" in result.stdout
+
+
 def test_the_kernel_is_root_s_to_ask(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     assert explain(folder, "pod:shop/client", "pod:shop/web:80").exit_code == 0

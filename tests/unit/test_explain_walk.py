@@ -222,8 +222,12 @@ def test_the_first_family_counts() -> None:
         def ask(self, direction: Direction, question: Question) -> Judgement | None:
             return model.ask(direction, question) if question.destination.address[0] == 0 else None
 
+        def why_unknown(self, direction: Direction, question: Question) -> str:
+            return "it is of the other family"
+
     answer = Walker(model, {"six": Six()}).walk(parse_end("pod:shop/web"), parse_end("pod:shop/db-1:80"))
     assert [course.allowed for course in answer.courses] == [True, None]
+    assert answer.courses[1].halves[1].reason == "it is of the other family"
     assert answer.allowed is True
 
 
