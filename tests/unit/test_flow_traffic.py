@@ -101,6 +101,23 @@ async def test_an_ended_flow_tells_the_rest_and_the_whole(station: Station) -> N
     assert summary.traffic.packets + closed.traffic.packets == 15, "the sum of records is what was carried"
 
 
+async def test_an_ended_flow_is_told_at_its_last_packets_time_and_not_at_the_sweeps(station: Station) -> None:
+    entry = flow(station, 100, 10, 20)
+    later(station, 30)
+    await station.flows.ended([(KEY, entry), (KEY, flow(station, 1, 1, 1))])
+    idle, fresh = records(station)
+    assert 30 <= (fresh.monotonic - idle.monotonic) / 1e9 <= 30 + 1 / HZ
+    assert fresh.time - idle.time == fresh.monotonic - idle.monotonic
+    assert idle.age == 100, "before that time it began"
+
+
+async def test_a_packet_of_a_jiffy_that_is_yet_to_come_was_now(station: Station) -> None:
+    entry = flow(station, 1, 1, 1)
+    now, ahead = (entry._replace(seen=(entry.seen + more) % 2**32) for more in (0, 1))
+    await station.flows.ended([(KEY, now), (KEY, ahead)])
+    assert len({record.monotonic for record in records(station)}) == 1
+
+
 async def test_what_went_from_socket_to_socket_is_told_beside_the_packets(station: Station) -> None:
     asked = []
     told = Redirected(50, 5000, 40, 4000)

@@ -73,7 +73,7 @@ class FlowLog:
         newest_first = reversed(list(self._records))
         while chunk := list(islice(newest_first, _CHUNK)):
             found += islice((one for one in chunk if one.time >= since and wanted(one)), count - len(found))
-            if len(found) >= count or chunk[-1].time < since:
+            if len(found) >= count or any(_is_older(one, since) for one in chunk):
                 break
             await asyncio.sleep(0)
         found.reverse()
@@ -94,6 +94,11 @@ class FlowLog:
 
     def __iter__(self) -> Iterator[FlowRecord]:
         return iter(tuple(self._records))
+
+
+def _is_older(record: FlowRecord, since: int) -> bool:
+    """Whether what was told before this record is older, too: one that ended may have done so long ago."""
+    return record.type != "closed" and record.time < since
 
 
 class Follower:

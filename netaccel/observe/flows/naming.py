@@ -54,6 +54,7 @@ def _unknown(_source: bytes, _destination: bytes) -> str:
 class Judged(NamedTuple):
     """A flow's entry and what is told of it. ``age``: seconds from first to last packet.
 
+    ``last``: of CLOCK_MONOTONIC in nanoseconds, the last packet's time where that is told; 0: now is told.
     ``redirected`` and ``total_redirected`` None: it is not, and was not, accelerated.
     """
 
@@ -66,6 +67,7 @@ class Judged(NamedTuple):
     redirected: Redirected | None = None
     total_redirected: Redirected | None = None
     ended: str = ""
+    last: int = 0
 
 
 class Namer:
@@ -119,10 +121,10 @@ class Namer:
         )
 
     def of_flow(self, judged: Judged) -> FlowRecord:
-        """The record of what a flow carried, now."""
+        """The record of what a flow carried: one that goes on now, one that ended at its last packet."""
         words, directory, names = self._words, self._directory, self._names
         key, flow = judged.key, judged.flow
-        now = time.monotonic_ns()
+        moment = judged.last or time.monotonic_ns()
         direction = words.direction(flow.direction)
         pod, peer = (key.pod, key.pod_port), (key.peer, key.peer_port)
         source, destination = (peer, pod) if direction == "ingress" else (pod, peer)
@@ -130,8 +132,8 @@ class Namer:
             node=self._stamp.node,
             boot=self._stamp.boot,
             sequence=self._stamp.next(),
-            time=now + self._offset,
-            monotonic=now,
+            time=moment + self._offset,
+            monotonic=moment,
             type=judged.type,
             verdict=words.verdict(flow.verdict),
             direction=direction,

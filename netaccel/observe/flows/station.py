@@ -8,6 +8,7 @@ which block.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,7 +28,7 @@ from netaccel.observe.flows.naming import Judged, Namer, Stamp, Way
 from netaccel.observe.flows.pump import Pump, Ring
 from netaccel.observe.flows.record import FlowRecord
 from netaccel.observe.flows.rules import Names
-from netaccel.observe.flows.traffic import Entry, FlowTraffic, Redirections
+from netaccel.observe.flows.traffic import Entry, FlowTraffic, Moment, Redirections
 from netaccel.records import PolicyRule, Traffic
 
 _FLOWS = "policy_flows"
@@ -130,7 +131,7 @@ class Flows:
         DatapathError.
         """
         async with self._judging:
-            found = self._traffic.ended(entries, devices)
+            found = self._traffic.ended(entries, await asyncio.to_thread(self._now), devices)
         await self._tell(found)
 
     async def count_drops(self) -> None:
@@ -186,6 +187,9 @@ class Flows:
         async with self._reading:
             self._drop_namer.begin()
             return await asyncio.to_thread(self._pairs.read)
+
+    def _now(self) -> Moment:
+        return Moment(self._ground.jiffies(), time.monotonic_ns())
 
     def _summaries(self) -> list[Judged]:
         batches = self._ground.maps.batches(_FLOWS)

@@ -29,6 +29,13 @@ _TCP = 6
 _NONE = Redirected()
 
 
+class Moment(NamedTuple):
+    """One moment by two clocks. ``jiffies``: low 32 bits; ``monotonic``: nanoseconds."""
+
+    jiffies: int
+    monotonic: int
+
+
 class _Told(NamedTuple):
     opened: int
     total: Traffic
@@ -83,13 +90,17 @@ class FlowTraffic:
             told[judged.key] = _Told(judged.flow.opened, judged.total, redirected)
         return found
 
-    def ended(self, entries: Iterable[Entry], devices: Collection[int] | None = None) -> list[Judged]:
+    def ended(
+        self, entries: Iterable[Entry], now: Moment, devices: Collection[int] | None = None
+    ) -> list[Judged]:
         """Of entries that are not there any more: what they carried since their last record.
 
         ``devices``: ifindexes that there were then; None: not known.
         """
         found = [
-            self._judge(key, flow, "closed")._replace(ended=self._how(key, flow, devices))
+            self._judge(key, flow, "closed")._replace(
+                ended=self._how(key, flow, devices), last=self._last(flow, now)
+            )
             for key, flow in entries
             if not flow.flags & self._rejected
         ]
@@ -122,6 +133,13 @@ class FlowTraffic:
         if key.proto == _TCP and flow.state == self._closed:
             return FIN if flow.flags & self._fins == self._fins else RESET
         return DEVICE_GONE if devices is not None and key.ifindex not in devices else IDLE
+
+    def _last(self, flow: PolicyFlow, now: Moment) -> int:
+        """When its last packet came, by CLOCK_MONOTONIC (nanoseconds), to a jiffy."""
+        ago = (now.jiffies - flow.seen) % _WRAP
+        if ago >= _WRAP // 2:  # another CPU's clock may be a jiffy ahead
+            ago = 0
+        return max(1, now.monotonic - ago * 1_000_000_000 // self._hz)
 
     def _lasts(self, flow: PolicyFlow) -> bool:
         if flow.flags & self._rejected or flow.state == self._closed:
