@@ -92,7 +92,7 @@ def _pairs(pairs: Sequence[FlowRecord]) -> list[tuple[object, ...]]:
             end_text(pair.destination, 0 if pair.protocol.startswith("ICMP") else pair.destination_port),
             f"{pair.protocol.lower()} {pair.direction}",
             pair.reason,
-            rule_text(pair.rule) if pair.rule else "-",
+            rule_text(pair.rule, reasons=False) if pair.rule else "-",
             pair.traffic.packets if pair.traffic else 0,
             time_text(pair.time, None),
         )

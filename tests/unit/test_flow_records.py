@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC
 
+import msgspec
 import pytest
 from flowground import (
     ALLOW_WEB,
@@ -30,13 +31,13 @@ from netaccel.datapath.kernelbtf import drop_reasons, enumerators
 from netaccel.errors import AbiError, CapacityError
 from netaccel.model.address import parse_address
 from netaccel.model.endpoint import Endpoint, EndpointSlice, SliceKey
-from netaccel.model.event import Delete, ObjectKey
+from netaccel.model.event import Delete, Forgive, ObjectKey, Reject
 from netaccel.model.policy import Action, Direction, Kind, Policy, PolicyKey, Rule, Subject, Tier
 from netaccel.model.service import ServiceKey
 from netaccel.observe.flows import log as flowlog
 from netaccel.observe.flows.decode import Decoder, tcp_flags
 from netaccel.observe.flows.directory import Directory
-from netaccel.observe.flows.line import line
+from netaccel.observe.flows.line import line, rule_text
 from netaccel.observe.flows.log import FlowLog
 from netaccel.observe.flows.record import FlowRecord, Lost, from_json, to_json
 
@@ -108,6 +109,35 @@ def test_a_rule_has_the_name_that_its_author_gave(station: Station) -> None:
     assert station.flows.directory.rule_name(key, Direction.INGRESS, 1) == ""
     station.flows.hear(Delete(ObjectKey("NetworkPolicy", "shop", "allow-web"), 0.0))
     assert station.flows.directory.rule_name(key, Direction.INGRESS, 0) == ""
+
+
+def test_what_a_refused_policy_denies_is_said_to_be_its_refusal(station: Station) -> None:
+    key, why = ObjectKey("NetworkPolicy", "shop", "allow-web"), "spec.ingres: there is no such field"
+    deny = Rule(Action.DROP, None, None)
+    name = PolicyKey(Kind.NETWORK, "shop", "allow-web")
+    standing = Policy(name, Tier.NAMESPACED, Subject((), None), (deny,), (deny,), denies=why)
+    station.flows.hear(Reject(key, "web.yaml", "spec.ingres", "there is no such field", standing))
+    record = told(station, verdict="VERDICT_DROPPED", reason="DROP_POLICY_DENIED", type="EVENT_DROP")
+    text = f"rule NetworkPolicy shop/allow-web ingress (refused, so it denies: {why})"
+    assert text in line(record)
+    assert record.rule is not None
+    assert rule_text(record.rule, reasons=False).endswith("ingress (refused, so it denies)")
+    assert from_json(to_json(record)) == record
+    station.flows.hear(Reject(key, "other.yaml", "spec", "stands in another file", None))
+    station.flows.hear(Forgive(key, "web.yaml"))
+    assert text in line(told(station)), "one of two refusals is left"
+    station.flows.hear(Forgive(key, "other.yaml"))
+    assert "rule NetworkPolicy shop/allow-web ingress[0]" in line(told(station))
+
+
+def test_the_last_good_version_of_a_refused_policy_keeps_its_rules_names(station: Station) -> None:
+    name = PolicyKey(Kind.NETWORK, "shop", "allow-web")
+    allow, deny = Rule(Action.ALLOW, None, None, "from web"), Rule(Action.DROP, None, None)
+    station.flows.hear(upsert_policy(Policy(name, Tier.NAMESPACED, Subject((), None), (allow,))))
+    standing = Policy(name, Tier.NAMESPACED, Subject((), None), (deny,), denies="spec: is bad")
+    key = ObjectKey("NetworkPolicy", "shop", "allow-web")
+    station.flows.hear(Reject(key, "web.yaml", "spec", "is bad", standing))
+    assert "ingress[0] (from web)" in line(told(station))
 
 
 def upsert_policy(policy: Policy):  # type: ignore[no-untyped-def]
@@ -292,6 +322,18 @@ async def test_the_last_that_are_wanted_oldest_first(station: Station) -> None:
         5000,
     ]
     assert await station.flows.log.last(0, everything) == []
+
+
+async def test_flows_that_ended_long_ago_hide_no_newer_records_told_before_them(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flowlog, "_CHUNK", 4)
+    station.tell(*(station.event(sport=n, time=n * 10**9) for n in range(1, 11)))
+    log = station.flows.log
+    new = list(log)[-1]
+    log.append([msgspec.structs.replace(new, type="closed", time=new.time - 5 * 10**9)] * 10)
+    found = await log.last(100, everything, new.time)
+    assert [one.source_port for one in found] == [10]
 
 
 async def test_a_follower_gets_what_is_wanted_as_it_comes(station: Station) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from netaccel.model.address import text
 from netaccel.model.endpoint import Endpoint, EndpointSlice, Node, Pod, PodKey, SliceKey
-from netaccel.model.event import Delete, Event, ObjectKey, Upsert
+from netaccel.model.event import Delete, Event, Forgive, ObjectKey, Reject, Upsert
 from netaccel.model.policy import Direction, Kind, Policy, PolicyKey
 from netaccel.model.service import Service, ServiceKey
 from netaccel.observe.flows.record import End
@@ -36,6 +36,7 @@ class Directory:
         self._slices: dict[SliceKey, EndpointSlice] = {}
         self._slices_at: dict[bytes, tuple[SliceKey, ...]] = {}
         self._policies: dict[PolicyKey, Policy] = {}
+        self._rejected: dict[ObjectKey, set[str]] = {}  # policies, and where they can't be used
         self._ends: dict[bytes, End] = {}
 
     # ------------------------------------------------------------- events in
@@ -53,6 +54,11 @@ class Directory:
                 self._put_slice(one.key, one)
             case Upsert(object=Policy() as policy):
                 self._policies[policy.key] = policy
+                self._rejected.pop(event.key, None)
+            case Reject(key=ObjectKey() as key) if key.kind in _POLICIES:
+                self._reject(key, event)
+            case Forgive(key=ObjectKey() as key) if key in self._rejected:
+                self._forgive(key, event.origin)
             case Delete():
                 self._remove(event.key)
 
@@ -73,6 +79,24 @@ class Directory:
                 self._put_slice(SliceKey(key.namespace, key.name), None)
             case kind if kind in _POLICIES:
                 self._policies.pop(PolicyKey(Kind(kind), key.namespace, key.name), None)
+
+    def _reject(self, key: ObjectKey, event: Reject) -> None:
+        """What denies in the place of a policy that can't be used is named too, as the world has it."""
+        self._rejected.setdefault(key, set()).add(event.origin)
+        standing = event.fallback
+        if standing is not None:
+            now = self._policies.get(standing.key)
+            if now is None or now.denies:
+                self._policies[standing.key] = standing
+
+    def _forgive(self, key: ObjectKey, origin: str) -> None:
+        self._rejected[key].discard(origin)
+        if self._rejected[key]:
+            return
+        del self._rejected[key]
+        name = PolicyKey(Kind(key.kind), key.namespace, key.name)
+        if name in self._policies and self._policies[name].denies:
+            del self._policies[name]
 
     def _put_pod(self, key: PodKey, new: Pod | None) -> None:
         old = self._pods.pop(key, None)
@@ -166,6 +190,11 @@ class Directory:
         policy = self._policies.get(key)
         rules = policy.rules(direction) if policy else ()
         return rules[number].name if 0 <= number < len(rules) else ""
+
+    def refusal(self, key: PolicyKey) -> str:
+        """Why the policy can't be used and denies for that; "" of a good one."""
+        policy = self._policies.get(key)
+        return policy.denies if policy else ""
 
     def _make(self, address: bytes) -> End:
         shown = text(address)

@@ -40,8 +40,14 @@ def end_text(end: End, port: int) -> str:
     return f"[{shown}]:{port}" if ":" in shown else f"{shown}:{port}"
 
 
-def rule_text(rule: RuleName) -> str:
-    """``NetworkPolicy shop/allow-web ingress[0]``, with the name that its author gave."""
+def rule_text(rule: RuleName, *, reasons: bool = True) -> str:
+    """``NetworkPolicy shop/allow-web ingress[0]``, with the name that its author gave.
+
+    Of a policy that was refused: that it was, and (``reasons``) why.
+    """
+    if rule.refused:
+        why = f": {rule.refused}" if reasons else ""
+        return f"{rule.kind} {rule.policy} {rule.direction} (refused, so it denies{why})"
     return f"{rule} ({rule.rule})" if rule.rule else str(rule)
 
 

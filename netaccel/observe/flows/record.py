@@ -49,7 +49,8 @@ class RuleName(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """A policy's rule. ``number`` counts from 0 in its direction; -1: none, the policy isolates.
 
     ``kind`` "": the rule of this ``id`` is not there any more, and nothing else is known of it. ``rule``: as
-    its author named it. ``action``: as its author wrote it, in the words of enum rule_action.
+    its author named it. ``action``: as its author wrote it, in the words of enum rule_action. ``refused``:
+    why the policy can't be used: what it selects is denied for that, by a rule that nobody wrote.
     """
 
     id: int
@@ -61,6 +62,7 @@ class RuleName(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     action: str = ""
     rule: str = ""
     monitor: bool = False
+    refused: str = ""
 
     @property
     def policy(self) -> str:
@@ -117,13 +119,13 @@ class FlowRecord(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One line of a node's log.
 
     ``boot``: the kernel's boot id, shortened. ``time``: nanoseconds since the epoch; ``monotonic``: of the
-    node's CLOCK_MONOTONIC. ``direction``: as the pod sees it whose device it was. ``device``: that one's
-    ifindex. ``service``: ``namespace/name`` that the client named, where a program translated or refused.
-    ``rule`` gave the verdict, ``shadow_rule`` the verdict with policies in monitor mode in force. ``length``:
-    bytes of the packet. ``identity``: the peer's. ``traffic``: since the flow's last record with traffic;
-    ``total``: since it began, ``age`` seconds before its last packet. ``redirected``,
-    ``total_redirected``: the same of what went from socket to socket beside it. ``location``: where in the
-    kernel a packet was dropped. ``ended``: how a closed flow did.
+    node's CLOCK_MONOTONIC; of a closed flow its last packet's, to a jiffy. ``direction``: as the pod sees it
+    whose device it was. ``device``: that one's ifindex. ``service``: ``namespace/name`` that the client
+    named, where a program translated or refused. ``rule`` gave the verdict, ``shadow_rule`` the verdict with
+    policies in monitor mode in force. ``length``: bytes of the packet. ``identity``: the peer's. ``traffic``:
+    since the flow's last record with traffic; ``total``: since it began, ``age`` seconds before its last
+    packet. ``redirected``, ``total_redirected``: the same of what went from socket to socket beside it.
+    ``location``: where in the kernel a packet was dropped. ``ended``: how a closed flow did.
     """
 
     node: str

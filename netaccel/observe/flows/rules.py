@@ -61,6 +61,7 @@ class Names:
             return RuleName(number)
         kind = self._words.kinds.get(found.kind, str(found.kind))
         position = -1 if found.number == NO_NUMBER else found.number
+        author, refused = self._known(kind, found, position)
         return RuleName(
             id=number,
             kind=kind,
@@ -69,8 +70,9 @@ class Names:
             direction=self._words.direction(found.direction),
             number=position,
             action=self._words.actions.get(found.action, str(found.action)),
-            rule=self._author(kind, found, position),
+            rule=author,
             monitor=bool(found.monitor),
+            refused=refused,
         )
 
     def service(self, number: int) -> str:
@@ -82,9 +84,11 @@ class Names:
             self._services[number] = f"{found.namespace}/{found.name}" if found else ""
         return self._services[number]
 
-    def _author(self, kind: str, found: PolicyRule, position: int) -> str:
+    def _known(self, kind: str, found: PolicyRule, position: int) -> tuple[str, str]:
+        """The name that a rule's author gave it, and why its policy was refused."""
         try:
             key = PolicyKey(Kind(kind), found.namespace, found.name)
-            return self._directory.rule_name(key, Direction(found.direction), position)
+            name = self._directory.rule_name(key, Direction(found.direction), position)
         except ValueError:  # an enumerator that is newer than this package
-            return ""
+            return "", ""
+        return name, self._directory.refusal(key)
