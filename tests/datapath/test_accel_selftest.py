@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,6 +36,22 @@ Build = Callable[..., Path]
 
 def _failed(checks: list[Check]) -> dict[str, str]:
     return {check.name: check.detail for check in checks if not check.ok}
+
+
+def _ours(checks: list[Check]) -> dict[str, str]:
+    """What failed of what no kernel may get wrong."""
+    return {name: detail for name, detail in _failed(checks).items() if name not in selftest.CALLS}
+
+
+def _run(
+    expected: Set[str] = frozenset(), make: Callable[[], BpfObject | None] = lambda: None
+) -> list[Check]:
+    """Run it until what is expected fails and nothing else: a busy machine fails some, and is tried again."""
+    for _ in range(3):
+        checks = selftest.run(make())
+        if set(_ours(checks)) == expected:
+            break
+    return checks
 
 
 def _left() -> tuple[object, ...]:
@@ -81,7 +97,7 @@ def test_its_programs_and_maps_end_with_it(monkeypatch: pytest.MonkeyPatch) -> N
         return found
 
     monkeypatch.setattr(selftest, "_private", private)
-    assert selftest.verdict(selftest.run()).on
+    assert selftest.verdict(_run()).on
     assert len(made) > 8
     for _ in range(200):  # the kernel frees them when nobody can be reading any more
         made = {one for one in made if _is_there(*one)}
@@ -101,7 +117,7 @@ def _is_there(kind: str, number: int) -> bool:
 
 @pytest.mark.usefixtures("tidy")
 def test_this_kernel_passes() -> None:
-    checks = selftest.run()
+    checks = _run()
     assert tuple(check.name for check in checks) == selftest.NAMES
     # Kernels are known that get these wrong; who may do such calls stays with TCP there.
     assert set(_failed(checks)) <= set(selftest.CALLS)
@@ -182,8 +198,8 @@ FAULTS = {
 def test_a_fault_is_seen(build: Build, fault: str) -> None:
     (old, new), expected, word = FAULTS[fault]
     assert old in SOURCE
-    checks = selftest.run(BpfObject(build(SOURCE.replace(old, new))))
-    failed = {name: detail for name, detail in _failed(checks).items() if name not in selftest.CALLS}
+    checks = _run(expected, lambda: BpfObject(build(SOURCE.replace(old, new))))
+    failed = _ours(checks)
     assert expected <= set(failed)
     assert word in failed[min(expected)]
     if len(expected) <= 2:  # and nothing else is blamed
@@ -268,7 +284,7 @@ def test_a_machine_without_ipv6_is_tried_by_ipv4(monkeypatch: pytest.MonkeyPatch
         original(name, address)
 
     monkeypatch.setattr(netlink, "add_address", add)
-    assert selftest.verdict(selftest.run()).on
+    assert selftest.verdict(_run()).on
 
 
 @pytest.mark.usefixtures("tidy")
@@ -320,7 +336,7 @@ def test_a_trial_that_raises_is_one_check(monkeypatch: pytest.MonkeyPatch) -> No
         for trial in selftest.TRIALS
     ]
     monkeypatch.setattr(selftest, "TRIALS", trials)
-    failed = _failed(selftest.run())
+    failed = _failed(_run(instead.keys()))
     assert failed["peek"] == "IPv4: a surprise"
     assert failed["poll"] == "IPv4: OSError: [Errno 5] broken"
     assert set(failed) <= {"peek", "poll", *selftest.CALLS}
