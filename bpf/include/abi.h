@@ -767,6 +767,7 @@ struct settings {
 	__u32 dry_run;       /* 1: answers go to the map dry_run, and no other map is written */
 	__u32 has_skb_netns; /* bpf_get_netns_cookie takes a packet of cgroup_skb */
 	__u32 peer;          /* 1: packets between two pods of pod_peers go past the node's stack */
+	__u32 early;         /* 1: XDP drops what the policy of such a pod denies; needs bpf_check_mtu */
 };
 
 #endif

@@ -216,6 +216,18 @@ static __always_inline __u8 policy_verdict_of(const struct policy_case *c)
 	return c->verdict.shadow == POLICY_ALLOW ? VERDICT_FORWARDED : VERDICT_AUDITED;
 }
 
+/* What the event says of the decision. */
+static __always_inline void policy_note(const struct policy_case *c, struct flow_event *e)
+{
+	e->reason = c->reason;
+	e->identity = c->identity;
+	e->rule = c->verdict.rule;
+	e->shadow_rule = c->verdict.shadow_rule;
+	e->direction = c->direction;
+	e->verdict = policy_verdict_of(c);
+	e->type = c->reason ? EVENT_DROP : EVENT_VERDICT;
+}
+
 /* A packet that can't be judged: 0 where no policy is in force for it, else `reason`, or that the device is
  * not ready. */
 static __always_inline __u32 policy_blind(__u32 ifindex, __u8 direction, __u32 reason)

@@ -12,6 +12,7 @@
 #include "parse.h"
 #include "peer.h"
 #include "policy.h"
+#include "policy_entry.h"
 
 #define ICMP_ECHOREPLY 0
 #define ICMP_ECHO 8
@@ -33,72 +34,6 @@ enum policy_look {
 	POLICY_LOOK_ANY,        /* nothing translates it in this direction */
 	POLICY_LOOK_TRANSLATED, /* the tuple is what a pod device makes of the packet's */
 };
-
-/* -------------------------------------------------------------------- entries */
-
-#define POLICY_KEY4_WORDS 5
-#define POLICY_KEY6_WORDS 11
-_Static_assert(sizeof(struct policy_flow4_key) == POLICY_KEY4_WORDS * sizeof(__u32), "key of policy_flows4");
-_Static_assert(sizeof(struct policy_flow6_key) == POLICY_KEY6_WORDS * sizeof(__u32), "key of policy_flows6");
-
-/* Written in whole words, as struct tuple says why. */
-static __always_inline void policy_key(int family, const struct tuple *t, __u8 direction, __u32 ifindex,
-				       __u32 *key)
-{
-	const struct addr *pod = direction == POLICY_EGRESS ? &t->src : &t->dst;
-	const struct addr *peer = direction == POLICY_EGRESS ? &t->dst : &t->src;
-	__be16 pod_port = direction == POLICY_EGRESS ? t->sport : t->dport;
-	__be16 peer_port = direction == POLICY_EGRESS ? t->dport : t->sport;
-
-	if (family == AF_INET) {
-		key[0] = pod->w[3];
-		key[1] = peer->w[3];
-		key += 2;
-	} else {
-		__builtin_memcpy(key, pod, ADDR_LEN);
-		__builtin_memcpy(key + 4, peer, ADDR_LEN);
-		key += 8;
-	}
-	key[0] = HALVES(pod_port, peer_port);
-	key[1] = HALVES(BYTES(t->proto, 0), 0);
-	key[2] = ifindex;
-}
-
-static __always_inline struct policy_flow *policy_find(int family, const struct tuple *t, __u8 direction,
-						       __u32 ifindex)
-{
-	if (family == AF_INET) {
-		__u32 key[POLICY_KEY4_WORDS];
-
-		policy_key(family, t, direction, ifindex, key);
-		return bpf_map_lookup_elem(&policy_flows4, key);
-	}
-	__u32 key[POLICY_KEY6_WORDS];
-
-	policy_key(family, t, direction, ifindex, key);
-	return bpf_map_lookup_elem(&policy_flows6, key);
-}
-
-/* As policy_find(); the key stays in the case, for which stacks are too short. */
-static __always_inline struct policy_flow *policy_find_case(int family, const struct tuple *t, __u8 direction,
-							    struct policy_case *c)
-{
-	void *map = family == AF_INET ? (void *)&policy_flows4 : (void *)&policy_flows6;
-
-	policy_key(family, t, direction, c->ifindex, c->key);
-	return bpf_map_lookup_elem(map, c->key);
-}
-
-/* Puts c->flow under the case's key. */
-static __always_inline void policy_put(int family, const struct policy_case *c)
-{
-	void *map = family == AF_INET ? (void *)&policy_flows4 : (void *)&policy_flows6;
-
-	if (!bpf_map_update_elem(map, c->key, &c->flow, BPF_NOEXIST))
-		count(family == AF_INET ? COUNTER_POLICY4_INSERT : COUNTER_POLICY6_INSERT);
-	else
-		bpf_map_update_elem(map, c->key, &c->flow, BPF_ANY);
-}
 
 /* ----------------------------------------------------------- states and times */
 
@@ -299,18 +234,6 @@ static __always_inline void policy_fill(const struct packet *p, __u8 direction, 
 	f->flags = c->either ? POLICY_FLOW_EITHER : 0;
 	f->state = c->either ? POLICY_FLOW_ESTABLISHED : POLICY_FLOW_NEW;
 	policy_track(f, p, direction);
-}
-
-/* What the event says of the decision. */
-static __always_inline void policy_note(const struct policy_case *c, struct flow_event *e)
-{
-	e->reason = c->reason;
-	e->identity = c->identity;
-	e->rule = c->verdict.rule;
-	e->shadow_rule = c->verdict.shadow_rule;
-	e->direction = c->direction;
-	e->verdict = policy_verdict_of(c);
-	e->type = c->reason ? EVENT_DROP : EVENT_VERDICT;
 }
 
 /* How what the case's pod sends will travel. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * The accelerator in front of TC on an uplink: plain TCP and UDP of known and new flows. What it can't
- * finish goes on untouched, and TC, which can do all of it, starts afresh.
+ * finish goes on untouched, and TC, which can do all of it, starts afresh. What a pod would not get by its
+ * policy ends here already, where that is sure.
  */
 #define SNAT_TRIES 4
 #include <linux/bpf.h>
@@ -11,6 +12,7 @@
 #include "hop.h"
 #include "lb.h"
 #include "parse.h"
+#include "policy_early.h"
 #include "rewrite_xdp.h"
 #include "traffic.h"
 
@@ -100,6 +102,14 @@ static __always_inline int carry(struct xdp_md *ctx, int family, const struct pa
 	return up ? XDP_PASS : XDP_TX;
 }
 
+/* 1 where policy at a pod's device would drop what opens this flow: it is dropped here, and told. */
+static __always_inline int denied(struct xdp_md *ctx, int family, const struct packet *p, const struct lb *lb)
+{
+	if (!early_is_due(p, lb) || !policy_case_of(p))
+		return 0;
+	return family == AF_INET ? early_drop4(ctx) : early_drop6(ctx);
+}
+
 static __always_inline int uplink(struct xdp_md *ctx, int family, __u16 l3)
 {
 	struct packet packet = { .l3 = l3 }, *p = &packet;
@@ -119,6 +129,8 @@ static __always_inline int uplink(struct xdp_md *ctx, int family, __u16 l3)
 	case LB_OPEN:
 		if (!(lb.fresh->flags & FLOW_LOCAL) && !has_hop(ctx, family, p, lb.fresh, lb.now))
 			return hand_over();
+		if (denied(ctx, family, p, &lb))
+			return XDP_DROP;
 		reason = lb_open(family, &lb, PATH_XDP);
 		if (reason == DROP_FLOW_LIMIT)
 			return drop(ctx, p, reason);

@@ -56,6 +56,8 @@ def constants(settings: Settings, hz: int, cookie: int) -> dict[str, int]:
     """Fields of struct settings (abi.h) as the settings want them; ``cookie``: of the node's namespace."""
     snat, times = settings.snat_ports, settings.timeouts
     per_tick = -(-settings.new_flows_per_second // hz)
+    policy = settings.policy == "on"
+    peer = settings.peer == "auto" and kernel_version() >= CHECK_MTU
     return {
         "node_cookie": cookie,
         "hz": hz,
@@ -69,9 +71,10 @@ def constants(settings: Settings, hz: int, cookie: int) -> dict[str, int]:
         "snat_first": snat.first,
         "snat_count": snat.last - snat.first + 1,
         "has_retval": int(kernel_version() >= SET_RETVAL),
-        "policy": int(settings.policy == "on"),
+        "policy": int(policy),
         "has_skb_netns": int(kernel_version() >= SKB_NETNS),
-        "peer": int(settings.peer == "auto" and kernel_version() >= CHECK_MTU),
+        "peer": int(peer),
+        "early": int(policy and peer),
     }
 
 
@@ -232,7 +235,7 @@ def _load(
                 warnings.append(f"{error}; tc serves alone")
             elif _PEER in objects and _POD in str(error):  # tail calls of tc_pod may be refused, too
                 objects.remove(_PEER)
-                values["peer"] = 0
+                values["peer"] = values["early"] = 0
                 without_peer = str(error)
             else:
                 raise

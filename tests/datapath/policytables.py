@@ -6,6 +6,7 @@
     policy:
       pod: pod                          # whose device it is; {} of endpoint: no entry
       strict: true
+      reached: true                     # the pod is in pod_peers
       identities: {client: 300, node: 1 HOST NODE, remote: 301 POD, 198.51.100.0/24: 302}
       ingress: {any: drop 9 isolated, tcp/80: allow 3}     # the endpoint's row; absent: allowed, and no flag
       egress: {any: allow}
@@ -26,6 +27,8 @@ from netaccel.model.address import is_ipv4, parse_address, parse_cidr
 from netaccel.records import (
     Identity,
     IdentityKey,
+    PodPeer,
+    PodPeerKey,
     PolicyEndpoint,
     PolicyPeerKey,
     PolicyRevision,
@@ -35,7 +38,7 @@ from netaccel.records import (
 
 PROTOCOLS = {"icmp": 1, "tcp": 6, "udp": 17, "gre": 47, "icmp6": 58, "sctp": 132}
 SUBJECT = 7
-TABLES = ("identities", "policy_endpoints", "policy_peers", "policy_rows")
+TABLES = ("identities", "policy_endpoints", "policy_peers", "policy_rows", "pod_peers")
 
 
 class PolicyTables:
@@ -71,6 +74,9 @@ class PolicyTables:
             pair = (address, bytes(16)) if is_ipv4(address) else (bytes(16), address)
             value = PolicyEndpoint(self._subject, 500, rows["ingress"], rows["egress"], flags, *pair)
             self._loaded.write("policy_endpoints", self._device, value)
+        if described.get("reached"):
+            peer = PodPeer(self._device, 0, bytes(6), bytes(6))
+            self._loaded.write("pod_peers", PodPeerKey(parse_address(self._names["pod"])), peer)
         revision = PolicyRevision(self._revision, int(described.get("strict", False)))
         self._loaded.write("policy_revision", 0, revision)
 

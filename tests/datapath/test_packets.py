@@ -17,6 +17,7 @@
         service: {xdp_request_packets: 1}   # those named, of service 1, by this packet
         flows: [forward SYN, reverse SYN]   # all there are, afterwards
         events: [egress FORWARDED 3]        # all of this packet (policytables.py)
+        paths: [TC]                         # of these
         rules: {3: 1}                       # packets by rule that this one added, where named
         ends: [egress NEW plain]            # policy's flows, all there are, afterwards
       - backend: {number: 1, words: [free], generation: 2}   # a slot rewritten
@@ -269,6 +270,8 @@ class Run:
         assert (counters.get("EVENT_SEEN", 0), len(told)) == (sum(fates), fates[0])
         if "events" in expected:
             assert [describe_event(e, self.machine.abi.enums) for e in told] == expected["events"]
+        if "paths" in expected:
+            assert [e.path for e in told] == [self.machine.abi.constants[f"PATH_{p}"] for p in expected["paths"]]
         rules = self.machine.take_rules()
         for rule, number in expected.get("rules", {}).items():
             assert (rule, rules.get(rule, 0)) == (rule, number)

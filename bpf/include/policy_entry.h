@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/* Entries of flows at pods' devices by their keys. Reads and writes policy_flows4, policy_flows6. */
+#ifndef NETACCEL_POLICY_ENTRY_H
+#define NETACCEL_POLICY_ENTRY_H
+
+#include "policy.h"
+
+#define POLICY_KEY4_WORDS 5
+#define POLICY_KEY6_WORDS 11
+_Static_assert(sizeof(struct policy_flow4_key) == POLICY_KEY4_WORDS * sizeof(__u32), "key of policy_flows4");
+_Static_assert(sizeof(struct policy_flow6_key) == POLICY_KEY6_WORDS * sizeof(__u32), "key of policy_flows6");
+
+/* Written in whole words, as struct tuple says why. */
+static __always_inline void policy_key(int family, const struct tuple *t, __u8 direction, __u32 ifindex,
+				       __u32 *key)
+{
+	const struct addr *pod = direction == POLICY_EGRESS ? &t->src : &t->dst;
+	const struct addr *peer = direction == POLICY_EGRESS ? &t->dst : &t->src;
+	__be16 pod_port = direction == POLICY_EGRESS ? t->sport : t->dport;
+	__be16 peer_port = direction == POLICY_EGRESS ? t->dport : t->sport;
+
+	if (family == AF_INET) {
+		key[0] = pod->w[3];
+		key[1] = peer->w[3];
+		key += 2;
+	} else {
+		__builtin_memcpy(key, pod, ADDR_LEN);
+		__builtin_memcpy(key + 4, peer, ADDR_LEN);
+		key += 8;
+	}
+	key[0] = HALVES(pod_port, peer_port);
+	key[1] = HALVES(BYTES(t->proto, 0), 0);
+	key[2] = ifindex;
+}
+
+static __always_inline struct policy_flow *policy_find(int family, const struct tuple *t, __u8 direction,
+						       __u32 ifindex)
+{
+	if (family == AF_INET) {
+		__u32 key[POLICY_KEY4_WORDS];
+
+		policy_key(family, t, direction, ifindex, key);
+		return bpf_map_lookup_elem(&policy_flows4, key);
+	}
+	__u32 key[POLICY_KEY6_WORDS];
+
+	policy_key(family, t, direction, ifindex, key);
+	return bpf_map_lookup_elem(&policy_flows6, key);
+}
+
+/* As policy_find(); the key stays in the case, for which stacks are too short. */
+static __always_inline struct policy_flow *policy_find_case(int family, const struct tuple *t, __u8 direction,
+							    struct policy_case *c)
+{
+	void *map = family == AF_INET ? (void *)&policy_flows4 : (void *)&policy_flows6;
+
+	policy_key(family, t, direction, c->ifindex, c->key);
+	return bpf_map_lookup_elem(map, c->key);
+}
+
+/* Puts c->flow under the case's key. */
+static __always_inline void policy_put(int family, const struct policy_case *c)
+{
+	void *map = family == AF_INET ? (void *)&policy_flows4 : (void *)&policy_flows6;
+
+	if (!bpf_map_update_elem(map, c->key, &c->flow, BPF_NOEXIST))
+		count(family == AF_INET ? COUNTER_POLICY4_INSERT : COUNTER_POLICY6_INSERT);
+	else
+		bpf_map_update_elem(map, c->key, &c->flow, BPF_ANY);
+}
+
+#endif
