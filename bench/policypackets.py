@@ -4,7 +4,9 @@
 Known flows are timed beside the same programs with policy off, in turn, round after round in one process.
 First packets are each of a flow of its own: the peer's address differs from packet to packet, its port from
 run to run; tables of each number of rules have programs of their own, which take turns too. Rules are peers
-(a CIDR each), each with a row of one port.
+(a CIDR each), each with a row of one port. What a client of a load-balancer address may not open is dropped by
+XDP at once, and beside it by the pod's device after XDP has opened the flow (the node's stack between the two
+comes on top, and is not measured).
 """
 
 from __future__ import annotations
@@ -19,15 +21,18 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from bench.driver import Case, Driver
-from bench.packets import ADDRESSES, CLIENT, NODE_MAC, ROUTER_MAC, fill, measure, node
+from bench.packets import ADDRESSES, CLIENT, NODE_MAC, ROUTER_MAC, context, fill, measure, node
 from bench.results import Result
 from netaccel.datapath.bpfobject import BpfObject
 from netaccel.datapath.maps import KernelMaps
 from netaccel.datapath.ringbuf import RingBuffer
 from netaccel.model.address import parse_address
 from netaccel.records import (
+    Backend,
     Identity,
     IdentityKey,
+    PodPeer,
+    PodPeerKey,
     PolicyEndpoint,
     PolicyPeerKey,
     PolicyRevision,
@@ -44,7 +49,10 @@ POD = {4: "10.244.1.7", 6: "fd00:244:1::7"}
 LAST_BYTES = {4: 28, 6: 36}  # of the source address in a frame
 FIRST_IDENTITY, SUBJECT = 256, 1
 TCP_PROTO = 6
-TC_NEXT = -1
+TC_NEXT, TC_ACT_SHOT = -1, 2
+XDP_DROP, XDP_PASS = 1, 2
+OUTSIDE = {4: "192.0.2.7", 6: "2001:db8:2::7"}
+MAC = bytes(6)
 
 
 class Pod(NamedTuple):
@@ -71,7 +79,7 @@ def run() -> list[Result]:
             write_rules(made, rules)
         for family in (4, 6):
             results += first(driver, family, pods)
-    return results
+    return results + dropped(driver)
 
 
 @contextmanager
@@ -160,6 +168,67 @@ def first(driver: Driver, family: int, made: Mapping[int, Pod]) -> Sequence[Resu
         for rules, at in made.items():
             costs[rules].append(once(at))
     return rows(family, {rules: statistics.median(values) for rules, values in costs.items()})
+
+
+def dropped(tc: Driver) -> list[Result]:
+    """First packets that are denied: by XDP, beside XDP and then the pod's device."""
+    with node() as ifindex, uplink(early=1) as early, uplink(early=0) as late, pod(policy=1) as device:
+        xdp = Driver("xdp", context("xdp", ifindex))
+        for made, at in ((early, ifindex), (late, ifindex), (device, LOOPBACK)):
+            deny(made, at)
+        return [denied(family, xdp, tc, (early, late, device)) for family in (4, 6)]
+
+
+@contextmanager
+def uplink(early: int) -> Iterator[Pod]:
+    """XDP's program, loaded and not attached."""
+    with ExitStack() as stack:
+        found = stack.enter_context(BpfObject.named("xdp_uplink"))
+        found.set_constant("settings", {"hz": 250, "new_flows_per_tick": 0, "early": early})
+        found.load()
+        maps = KernelMaps({name: found.map(name) for name in found.map_definitions()}, found.abi)
+        stack.callback(maps.close)
+        ring = stack.enter_context(found.map("flow_events"))
+        yield Pod(found, maps, stack.enter_context(RingBuffer(ring)))
+
+
+def deny(made: Pod, ifindex: int) -> None:
+    """The pod behind both load-balancer addresses gets nothing of the client's network."""
+    constants = dict(made.programs.abi.constants)
+    fill(made.maps, constants)
+    for service, family in enumerate((4, 6), start=1):
+        active, local = constants["BACKEND_ACTIVE"], constants["BACKEND_LOCAL"]
+        backend = Backend(parse_address(POD[family]), 80, TCP_PROTO, active, local, 0, 0, service, 1)
+        made.maps.write("backends", [(service, backend)])
+        made.maps.write("pod_peers", [(PodPeerKey(parse_address(POD[family])), PodPeer(ifindex, 0, MAC, MAC))])
+    write_rules(made, 10)
+    drop = PolicyVerdict(1, 1, constants["POLICY_DROP"], constants["POLICY_DROP"], 0, 0)
+    made.maps.write("policy_rows", [(PolicyRowKey(32, 1, 0, 0), drop)])
+    made.maps.write("policy_endpoints", [(ifindex, made.maps.dump("policy_endpoints")[LOOPBACK])])
+
+
+def denied(family: int, xdp: Driver, tc: Driver, made: tuple[Pod, Pod, Pod]) -> Result:
+    """Nanoseconds a packet; the ways take turns."""
+    early, late, device = made
+    ports = iter(range(1024, 65536))
+    costs: dict[str, list[float]] = {"early": [], "late": []}
+
+    def once(driver: Driver, at: Pod, program: str, to: tuple[str, int], verdict: int) -> float:
+        frame = segment(family, OUTSIDE[family], to[0], (next(ports), to[1]), "S")
+        case = Case("denied", at.programs.program(program), frame, family, FIRST, 0, verdict, LAST_BYTES[family])
+        noop = driver.run(case._replace(name="noop", program=driver.noop, verdict=None), FIRST)
+        at.ring.read()
+        return driver.run(case, FIRST) - noop
+
+    vip, pod_at = (ADDRESSES[family]["vip"], 80), (POD[family], 80)
+    for _ in range(ROUNDS + 1):
+        costs["early"].append(once(xdp, early, "xdp_uplink", vip, XDP_DROP))
+        opened = once(xdp, late, "xdp_uplink", vip, XDP_PASS)
+        costs["late"].append(opened + once(tc, device, "tc_pod_egress", pod_at, TC_ACT_SHOT))
+    # In the first round the table of flows was not full yet.
+    value, beside = (statistics.median(costs[name][1:]) for name in ("early", "late"))
+    name = f"IPv{family} first packet, denied, XDP"
+    return Result(name, value, "ns", beside, "XDP opens the flow, the pod's device drops", 0.7)
 
 
 def rows(family: int, costs: dict[int, float]) -> Sequence[Result]:
