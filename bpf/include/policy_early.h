@@ -28,8 +28,8 @@ static __always_inline int early_is_due(const struct packet *p, const struct lb 
 	return p->tuple.proto == IPPROTO_UDP || IS_TCP_SYN(p->tcp_flags);
 }
 
-/* The case of the packet as *fresh translates it. 0: its pod has no policy for what it gets, or isn't surely
- * reached. */
+/* The case of the packet in c->packet as *fresh translates it. 0: its pod has no policy for what it gets, or
+ * isn't surely reached. */
 static __always_inline int early_case(int family, const struct flow *fresh, struct policy_case *c)
 {
 	struct tuple *t = &c->packet.tuple;
@@ -85,30 +85,37 @@ static __always_inline void early_tell(const struct policy_case *c, const struct
 	event_drop();
 }
 
-/* Of the packet in policy_scratch and the flow in flow_scratch. 1: dropped, counted and told. */
-static __always_inline int early_drop(struct xdp_md *ctx, int family)
+/* Of what lb_decide() left in tuple_scratch and flow_scratch. 1: dropped, counted and told. */
+static __always_inline int early_drop(struct xdp_md *ctx, int family, __u32 length, __u32 tcp_flags)
 {
 	__u32 zero = 0;
 	const struct flow *fresh = bpf_map_lookup_elem(&flow_scratch, &zero);
+	const struct tuple *t = bpf_map_lookup_elem(&tuple_scratch, &zero);
 	struct policy_case *c = policy_case();
 
 	if (!settings.early) /* kernels without bpf_check_mtu read no further */
 		return 0;
-	if (!fresh || !c || !early_case(family, fresh, c) || !early_is_denied(ctx, family, c))
+	if (!fresh || !t || !c)
+		return 0;
+	__builtin_memset(&c->packet, 0, sizeof(c->packet));
+	c->packet.tuple = *t;
+	c->packet.tot_len = length;
+	c->packet.tcp_flags = tcp_flags;
+	if (!early_case(family, fresh, c) || !early_is_denied(ctx, family, c))
 		return 0;
 	early_tell(c, fresh);
 	return 1;
 }
 
 /* Global, with no pointer but the context: the verifier looks at them once (see snat.h). */
-__noinline int early_drop4(struct xdp_md *ctx)
+__noinline int early_drop4(struct xdp_md *ctx, __u32 length, __u32 tcp_flags)
 {
-	return early_drop(ctx, AF_INET);
+	return early_drop(ctx, AF_INET, length, tcp_flags);
 }
 
-__noinline int early_drop6(struct xdp_md *ctx)
+__noinline int early_drop6(struct xdp_md *ctx, __u32 length, __u32 tcp_flags)
 {
-	return early_drop(ctx, AF_INET6);
+	return early_drop(ctx, AF_INET6, length, tcp_flags);
 }
 
 #endif

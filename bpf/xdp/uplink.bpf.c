@@ -105,9 +105,10 @@ static __always_inline int carry(struct xdp_md *ctx, int family, const struct pa
 /* 1 where policy at a pod's device would drop what opens this flow: it is dropped here, and told. */
 static __always_inline int denied(struct xdp_md *ctx, int family, const struct packet *p, const struct lb *lb)
 {
-	if (!early_is_due(p, lb) || !policy_case_of(p))
+	if (!early_is_due(p, lb))
 		return 0;
-	return family == AF_INET ? early_drop4(ctx) : early_drop6(ctx);
+	return family == AF_INET ? early_drop4(ctx, p->tot_len, p->tcp_flags)
+				 : early_drop6(ctx, p->tot_len, p->tcp_flags);
 }
 
 static __always_inline int uplink(struct xdp_md *ctx, int family, __u16 l3)
