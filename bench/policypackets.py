@@ -4,9 +4,9 @@
 Known flows are timed beside the same programs with policy off, in turn, round after round in one process.
 First packets are each of a flow of its own: the peer's address differs from packet to packet, its port from
 run to run; tables of each number of rules have programs of their own, which take turns too. Rules are peers
-(a CIDR each), each with a row of one port. What a client of a load-balancer address may not open is dropped by
-XDP at once, and beside it by the pod's device after XDP has opened the flow (the node's stack between the two
-comes on top, and is not measured).
+(a CIDR each), each with a row of one port. What a client of a load-balancer address may not open is dropped
+by XDP at once, and beside it by the pod's device after XDP has opened the flow (the node's stack between the
+two comes on top, and is not measured).
 """
 
 from __future__ import annotations
@@ -200,7 +200,9 @@ def deny(made: Pod, ifindex: int) -> None:
         active, local = constants["BACKEND_ACTIVE"], constants["BACKEND_LOCAL"]
         backend = Backend(parse_address(POD[family]), 80, TCP_PROTO, active, local, 0, 0, service, 1)
         made.maps.write("backends", [(service, backend)])
-        made.maps.write("pod_peers", [(PodPeerKey(parse_address(POD[family])), PodPeer(ifindex, 0, MAC, MAC))])
+        made.maps.write(
+            "pod_peers", [(PodPeerKey(parse_address(POD[family])), PodPeer(ifindex, 0, MAC, MAC))]
+        )
     write_rules(made, 10)
     drop = PolicyVerdict(1, 1, constants["POLICY_DROP"], constants["POLICY_DROP"], 0, 0)
     made.maps.write("policy_rows", [(PolicyRowKey(32, 1, 0, 0), drop)])
@@ -215,7 +217,9 @@ def denied(family: int, xdp: Driver, tc: Driver, made: tuple[Pod, Pod, Pod]) -> 
 
     def once(driver: Driver, at: Pod, program: str, to: tuple[str, int], verdict: int) -> float:
         frame = segment(family, OUTSIDE[family], to[0], (next(ports), to[1]), "S")
-        case = Case("denied", at.programs.program(program), frame, family, FIRST, 0, verdict, LAST_BYTES[family])
+        case = Case(
+            "denied", at.programs.program(program), frame, family, FIRST, 0, verdict, LAST_BYTES[family]
+        )
         noop = driver.run(case._replace(name="noop", program=driver.noop, verdict=None), FIRST)
         at.ring.read()
         return driver.run(case, FIRST) - noop

@@ -9,7 +9,8 @@
 
 /* Pods of this node that packets go to and from past the stack: both ends are here, or it isn't taken, so
  * that both directions of a flow go the same way. Writer: agent, once the pod's programs and policy are in
- * force. Reader: TC programs of pod devices. Full: the pod's packets go through the stack, which is said. */
+ * force. Reader: TC programs of pod devices; xdp_uplink, for new flows (policy_early.h). Full: the pod's
+ * packets go through the stack, which is said. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * The maps of policy, for programs of pod devices and the gate; pinned and sized as those of maps.h. A
- * decision takes four look-ups: policy_endpoints (by device), identities (the peer's address), policy_peers,
- * policy_rows.
+ * The maps of policy, for programs of pod devices, the gate, and XDP's early drop; pinned and sized as those
+ * of maps.h. A decision takes four look-ups: policy_endpoints (by device), identities (the peer's address),
+ * policy_peers, policy_rows.
  */
 #ifndef NETACCEL_POLICY_MAPS_H
 #define NETACCEL_POLICY_MAPS_H
@@ -12,8 +12,8 @@
 #include "abi.h"
 
 /* Who has an address: pods and nodes as /128, CIDRs that policies name; one trie, IPv4 mapped. Writer: agent,
- * after policy_peers knows the identity. Reader: TC programs of pod devices, for new flows; the gate. Full:
- * the pod or policy is refused, and its stricter reading holds (docs/policy.md). */
+ * after policy_peers knows the identity. Reader: TC programs of pod devices and xdp_uplink, for new flows;
+ * the gate. Full: the pod or policy is refused, and its stricter reading holds (docs/policy.md). */
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -23,7 +23,7 @@ struct {
 } identities SEC(".maps");
 
 /* Pods of this node by the ifindex of their device. Writer: agent, last of all. Reader: TC programs of pod
- * devices, for new flows. Full: the pod is not enforceable, which is said. */
+ * devices and xdp_uplink, for new flows. Full: the pod is not enforceable, which is said. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -63,7 +63,8 @@ struct {
 } policy_rules SEC(".maps");
 
 /* Packets and bytes of new flows and of drops, by the rule that decided (enforced or, audited, shadow).
- * Writer: TC programs of pod devices. Reader: user space. Never full: as many as policy_rules has. */
+ * Writer: TC programs of pod devices, xdp_uplink. Reader: user space. Never full: as many as policy_rules
+ * has. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 65536);
@@ -80,7 +81,7 @@ struct {
 } policy_revision SEC(".maps");
 
 /* Pods' ends of flows that were allowed. Writer: TC programs of pod devices; the agent deletes expired ones.
- * Reader: the same. Full: the coldest goes; its flow is judged again as if it were new. */
+ * Reader: the same; xdp_uplink. Full: the coldest goes; its flow is judged again as if it were new. */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 131072);

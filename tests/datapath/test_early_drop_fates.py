@@ -31,11 +31,15 @@ POLICIES, PACKETS = 60, 12
 LEAST = 40  # that XDP drops early of them, or this shows little
 CLIENTS = ("client", "client", "other", "other", "stranger", "node", "pod", "remote")
 VERDICTS = (
-    "allow", "allow 1", "drop 2", "drop 2", "drop 3 isolated", "drop 3 isolated", "reject 4", "allow 5 / drop 6", "drop 7 / allow 8",
-    "reject 9 / drop 10", "allow 0 / drop 11 isolated",
+    "allow", "allow 1", "drop 2", "drop 2", "drop 3 isolated", "drop 3 isolated", "reject 4",
+    "allow 5 / drop 6", "drop 7 / allow 8", "reject 9 / drop 10", "allow 0 / drop 11 isolated",
 )  # fmt: skip
 SERVICES = [
-    {"frontend": "vip:80", "kind": "LOAD_BALANCER", "backends": ["pod:8080 local", "pod:8081 local", "pod2:8080 local"]},
+    {
+        "frontend": "vip:80",
+        "kind": "LOAD_BALANCER",
+        "backends": ["pod:8080 local", "pod:8081 local", "pod2:8080 local"],
+    },
     {"frontend": "vip:53/udp", "kind": "LOAD_BALANCER", "backends": ["pod:5353/udp local"]},
     {"frontend": "vip2:80", "flags": ["AFFINITY"], "affinity_timeout": 60, "backends": ["pod:8080 local"]},
 ]

@@ -271,7 +271,9 @@ class Run:
         if "events" in expected:
             assert [describe_event(e, self.machine.abi.enums) for e in told] == expected["events"]
         if "paths" in expected:
-            assert [e.path for e in told] == [self.machine.abi.constants[f"PATH_{p}"] for p in expected["paths"]]
+            assert [e.path for e in told] == [
+                self.machine.abi.constants[f"PATH_{p}"] for p in expected["paths"]
+            ]
         rules = self.machine.take_rules()
         for rule, number in expected.get("rules", {}).items():
             assert (rule, rules.get(rule, 0)) == (rule, number)
