@@ -214,7 +214,9 @@ class Settings(_Frozen):
         False, description="carry nothing of a pod before its policy is in force, with no agent too"
     )
     peer: Literal["auto", "off"] = Field(
-        "auto", description="packets between pods of this node skip its stack, where nothing there needs them"
+        "auto",
+        description="packets between pods of this node skip its stack, where nothing there needs them; "
+        "and XDP drops early for these pods",
     )
     accelerate: Literal["auto", "enabled", "disabled"] = Field(
         "auto",
