@@ -14,6 +14,8 @@ import pytest
 from peersite import PORT, SERVICE, SERVICE_PORT, A, B, PeerSite
 from policytables import describe_event
 
+from netaccel.lab.handle import wait_for
+
 pytestmark = pytest.mark.root
 
 DATA = hashlib.sha256(b"netaccel").digest() * (1 << 14)  # 512 KiB
@@ -184,6 +186,11 @@ class TestPolicyOfBothEnds:
         assert server.recv(1) == b"1"
         site.policy(v6, b={"ingress": {"any": "drop 9"}})
         client.send(b"2")
+        flow = ("b", PORT, client.getsockname()[1])
+        denied = site.tc_pod.abi.constants["POLICY_FLOW_DENIED"]
+        wait_for(
+            lambda: site.flows(v6)[flow].flags & denied, "the datagram judged"
+        )  # a busy kernel judges it a moment later
         site.policy(v6, b={"ingress": {"any": "allow 8"}})
         client.send(b"3")
         assert server.recv(1) == b"3"
