@@ -310,7 +310,7 @@ class Agent:
             await self._policies.placed(placement)
 
     def attached(self) -> None:
-        """Programs are on all devices that were seen."""
+        """Programs are on more devices that were seen, mostly on all."""
         if self._policies:
             self._policies.let_through()
         self._peers.stir()

@@ -37,6 +37,7 @@ class Enforcement:
         self._missing: dict[PodKey, float] = {}  # since when
         self._reconciler: Reconciler | None = None
         self._gate = Gate(plane.loaded.maps) if settings.strict else None
+        self._passed = asyncio.Event()
 
     def join(self, reconciler: Reconciler) -> None:
         """The reconciler that runs the engine."""
@@ -54,11 +55,18 @@ class Enforcement:
         if self._reconciler and self._reconciler.world.synced:  # before that the node's pods aren't known
             self._reconciler.set_devices(placement.devices)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._reconciler.settled(), _IN_FORCE)
+                await asyncio.wait_for(self._in_force(self._reconciler), _IN_FORCE)
+
+    async def _in_force(self, reconciler: Reconciler) -> None:
+        """Wait for policies' own pass: Services may be busy for longer."""
+        while self.engine.due(reconciler.world):
+            self._passed.clear()
+            await self._passed.wait()
 
     def reported(self, report: PolicyReport) -> None:
         """A pass is over."""
         self.revision = report.revision
+        self._passed.set()
         self.let_through()
 
     def let_through(self) -> None:

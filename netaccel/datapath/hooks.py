@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class Hooks:
     def attached(self) -> dict[tuple[str, str], int]:
         """Programs by hook and mode."""
         counts: dict[tuple[str, str], int] = {}
-        for found in self._found.values():
+        for found in tuple(self._found.values()):
             if found.mode not in ("failed", "off"):
                 counts[found.hook, found.mode] = counts.get((found.hook, found.mode), 0) + 1
         return counts
@@ -91,12 +91,12 @@ class Hooks:
 
     def pods_attached(self) -> frozenset[int]:
         """Ifindexes of pod devices that have their programs."""
-        return frozenset(device.ifindex for device in self._pods.values())
+        return frozenset(device.ifindex for device in tuple(self._pods.values()))
 
     def meet(self, view: NodeView) -> None:
         """Attach to pod devices of ``view`` that are new, and forget those that went; no more than that.
 
-        What :meth:`follow` would do beside it can wait; this takes a millisecond for each new device.
+        What :meth:`follow` would do beside it can wait; this takes what the kernel needs for each new device.
         """
         there = {device.name: device.ifindex for device in view.pod_devices}
         for name, device in tuple(self._pods.items()):
@@ -115,23 +115,37 @@ class Hooks:
         if all(self._found[name].mode != "failed" for name in hooks):
             self._pods[device.name] = device
 
-    def follow(self, view: NodeView, *, explicit: bool) -> None:
-        """Attach to the devices of ``view``; take off what went away.
+    def follow(self, see: Callable[[], NodeView], *, explicit: bool) -> Iterator[None]:
+        """Attach to the devices that the last look saw; take off what went away.
 
-        ``explicit``: the uplinks are the user's own list, so a device that left it is let go. Where they
-        follow default routes a route may flap, and its device is kept.
+        Step by step: between two of them :meth:`meet` may be called, so that a newborn need not wait for all
+        the others. ``see``: the last look; it may be another one from step to step. ``explicit``: the uplinks
+        are the user's own list, so a device that left it is let go. Where they follow default routes a route
+        may flap, and its device is kept.
         """
+        view = see()
         self.meet(view)
         wanted = dict(self._device_hooks(view))
-        for name, (hook, program, status) in wanted.items():
-            if status.mode == "off":
-                self._detach(name)
-                self._found[name] = status
-            else:
-                self._attach(hook, program, status)
-        attached = self._attacher.attached()
+        for name in tuple(wanted):
+            yield
+            if see() is not view:
+                view = see()
+                wanted = dict(self._device_hooks(view))
+            if name in wanted:
+                self._settle(name, *wanted[name])
+        self._drop_others(wanted, explicit=explicit)
+
+    def _settle(self, name: str, hook: Hook, program: str, status: HookStatus) -> None:
+        if status.mode == "off":
+            self._detach(name)
+            self._found[name] = status
+        else:
+            self._attach(hook, program, status)
+
+    def _drop_others(self, wanted: Mapping[str, object], *, explicit: bool) -> None:
+        attached = self._attacher.attached(but=wanted)
         for name, link in attached.items():
-            left = not name.startswith(_SOCKETS) and name not in wanted
+            left = not name.startswith(_SOCKETS)
             if left and (not link.target or explicit or not _is_uplink(link.program)):
                 self._detach(name)
         for name in self._found.keys() - wanted.keys() - attached.keys():

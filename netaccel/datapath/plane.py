@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -145,7 +145,9 @@ class Plane:
         elif any((instance.links / f"cgroup-{name}").exists() for name in _GATE_PROGRAMS):
             hooks.attach_sockets(_attach_types(loaded.objects[_GATE]))
         eye = Eye(settings)
-        hooks.follow(eye.look(), explicit=bool(settings.uplinks))
+        eye.look()
+        for _ in hooks.follow(lambda: eye.seen, explicit=bool(settings.uplinks)):
+            pass  # nobody else is there yet to go first
         loaded.commit()
         return cls(settings, loaded, hooks, eye, warnings, without_peer)
 
@@ -154,16 +156,21 @@ class Plane:
         before, self.view = self.view, self._eye.look(change)
         return before
 
-    def follow(self, *, thorough: bool) -> None:
-        """Attach to what the last look saw. For one thread at a time.
+    def has_met(self) -> bool:
+        """Whether all pod devices that the last look saw, and no others, have their programs."""
+        return {device.ifindex for device in self.view.pod_devices} == self.hooks.pods_attached()
 
-        Not ``thorough``: only to new pod devices; what was attached is believed to be there still. For each
-        program at a tcx hook the kernel waits for all CPUs, some ten milliseconds; it works before that.
+    def meet(self) -> None:
+        """Attach to pod devices that are new. For one thread at a time, with :meth:`follow`; looks may go on.
+
+        For each program at a tcx hook the kernel waits for all CPUs, some ten milliseconds, and changes no
+        device meanwhile, so that it is in vain to attach two at a time. A program works before that.
         """
-        if thorough:
-            self.hooks.follow(self.view, explicit=bool(self.settings.uplinks))
-        else:
-            self.hooks.meet(self.view)
+        self.hooks.meet(self.view)
+
+    def follow(self) -> Iterator[None]:
+        """Attach to all that is seen, whatever was attached; :meth:`meet` may come between two steps."""
+        return self.hooks.follow(lambda: self.view, explicit=bool(self.settings.uplinks))
 
     def close_gate(self) -> None:
         """In strict mode: from now on only addresses of ``gate_addresses`` are let through. Again is allowed.

@@ -27,7 +27,7 @@ _PROTOCOLS = {6: "TCP", 17: "UDP", 132: "SCTP"}
 _FAMILIES = {2: "IPv4", 10: "IPv6"}
 _DURATIONS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
-_MOMENTS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.1, 0.25, 1)
+_MOMENTS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.25, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Metrics(Collector):
         )
         self.device_latency = Histogram(
             "netaccel_device_latency_seconds",
-            "From the kernel's word of a change of devices to attached programs and enforced policies.",
+            "From the kernel's word of a change of devices to pods' programs and enforced policies.",
             registry=self._registry,
             buckets=_MOMENTS,
         )
