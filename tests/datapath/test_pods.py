@@ -148,13 +148,14 @@ class TestLook:
         assert PodDevices().look([going], veths()) == NOWHERE
 
     def test_why_a_pod_is_not_found(self, inside: str, far: list[str]) -> None:
-        wire("odd0", far[0], "10.0.0.5/24")
+        # Every namespace of the machine is looked at, so the addresses are no other test's.
+        wire("odd0", far[0], "10.93.0.5/24")
         netlink.add_veth("eth0", "far")
         macvlan = f"link add link eth0 name mac0 netns {far[1]} type macvlan"
         subprocess.run(["ip", *macvlan.split()], check=True)
         with netlink.inside_namespace(far[1]):
-            netlink.add_address("mac0", "10.0.0.6/24")
-        finder, pods = PodDevices(("veth*",)), [pod(WEB, "10.0.0.5"), pod(DB, "10.0.0.6")]
+            netlink.add_address("mac0", "10.93.0.6/24")
+        finder, pods = PodDevices(("veth*",)), [pod(WEB, "10.93.0.5"), pod(DB, "10.93.0.6")]
         placed = finder.look(pods, veths())
 
         assert finder.explain(pods, placed.missing)

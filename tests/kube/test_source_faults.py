@@ -86,6 +86,7 @@ async def test_one_streaming_list_is_all_that_a_kind_needs(proxy: FaultyProxy, m
         await follows(feed, made, "web")
         assert sorted(asked.resource for asked in proxy.asked) == [
             "endpointslices",
+            "namespaces",
             "nodes",
             "pods",
             "services",
@@ -228,7 +229,8 @@ async def test_a_connection_that_is_cut_goes_on_where_it_was(
     web, lost = await made.put(service("web")), await made.put(service("lost"))
     async with feeding(proxy.kubeconfig, timings=BRISK, policy="off") as feed:
         await feed.synced()
-        assert proxy.cut(torn=torn) == 4
+        await feed.until(lambda: len(proxy.asked) == 5)
+        assert proxy.cut(torn=torn) == 5
         await made.remove(lost)
         await feed.lost(lost)
         await follows(feed, made, "other")
