@@ -55,8 +55,8 @@ OUTSIDE = {4: "192.0.2.7", 6: "2001:db8:2::7"}
 MAC = bytes(6)
 
 
-class Pod(NamedTuple):
-    """A pod's device with its programs, of one setting of policy."""
+class Loaded(NamedTuple):
+    """An object's programs, their maps and what they tell."""
 
     programs: BpfObject
     maps: KernelMaps
@@ -67,14 +67,14 @@ def run() -> list[Result]:
     """Every row of the part."""
     results: list[Result] = []
     driver = Driver("tc")
-    with node(), pod(policy=1) as on, pod(policy=0) as off:
+    with node(), loaded("tc_pod", policy=1) as on, loaded("tc_pod", policy=0) as off:
         for made in (on, off):
             fill(made.maps, dict(made.programs.abi.constants))
         write_rules(on, 10)
         for family in (4, 6):
             results += known(driver, family, on, off)
     with ExitStack() as stack:
-        pods = {rules: stack.enter_context(pod(policy=1)) for rules in RULES}
+        pods = {rules: stack.enter_context(loaded("tc_pod", policy=1)) for rules in RULES}
         for rules, made in pods.items():
             write_rules(made, rules)
         for family in (4, 6):
@@ -83,19 +83,19 @@ def run() -> list[Result]:
 
 
 @contextmanager
-def pod(policy: int) -> Iterator[Pod]:
-    """The programs of a pod's device, loaded and not attached."""
+def loaded(name: str, **settings: int) -> Iterator[Loaded]:
+    """Programs of an object, loaded and not attached."""
     with ExitStack() as stack:
-        found = stack.enter_context(BpfObject.named("tc_pod"))
-        found.set_constant("settings", {"hz": 250, "new_flows_per_tick": 0, "policy": policy})
+        found = stack.enter_context(BpfObject.named(name))
+        found.set_constant("settings", {"hz": 250, "new_flows_per_tick": 0, **settings})
         found.load()
-        maps = KernelMaps({name: found.map(name) for name in found.map_definitions()}, found.abi)
+        maps = KernelMaps({each: found.map(each) for each in found.map_definitions()}, found.abi)
         stack.callback(maps.close)
         ring = stack.enter_context(found.map("flow_events"))
-        yield Pod(found, maps, stack.enter_context(RingBuffer(ring)))
+        yield Loaded(found, maps, stack.enter_context(RingBuffer(ring)))
 
 
-def write_rules(made: Pod, rules: int) -> None:
+def write_rules(made: Loaded, rules: int) -> None:
     """Tables of so many rules for ingress, each peer a /24 (or /120) of its own; others are allowed."""
     allow = PolicyVerdict(1, 1, 0, 0, 0, 0)
     peers, rows, who = [], [(PolicyRowKey(32, 1, 0, 0), allow)], []
@@ -125,7 +125,7 @@ def segment(family: int, src: str, dst: str, ports: tuple[int, int], flags: str)
     return bytes(link / ip(src=src, dst=dst) / TCP(sport=ports[0], dport=ports[1], flags=flags))
 
 
-def known(driver: Driver, family: int, on: Pod, off: Pod) -> Iterator[Result]:
+def known(driver: Driver, family: int, on: Loaded, off: Loaded) -> Iterator[Result]:
     """Established flows with policy, beside the same without."""
     here, own = ADDRESSES[family], POD[family]
     ways = {
@@ -149,12 +149,12 @@ def known(driver: Driver, family: int, on: Pod, off: Pod) -> Iterator[Result]:
         )
 
 
-def first(driver: Driver, family: int, made: Mapping[int, Pod]) -> Sequence[Result]:
+def first(driver: Driver, family: int, made: Mapping[int, Loaded]) -> Sequence[Result]:
     """First packets, by the number of rules; the numbers take turns."""
     ports = iter(range(1024, 65536))
     costs: dict[int, list[float]] = {rules: [] for rules in made}
 
-    def once(at: Pod) -> float:
+    def once(at: Loaded) -> float:
         program = at.programs.program("tc_pod_egress")
         frame = segment(family, CLIENT[family], POD[family], (next(ports), 80), "S")
         case = Case("first", program, frame, family, FIRST, 0, None, LAST_BYTES[family])
@@ -172,27 +172,19 @@ def first(driver: Driver, family: int, made: Mapping[int, Pod]) -> Sequence[Resu
 
 def dropped(tc: Driver) -> list[Result]:
     """First packets that are denied: by XDP, beside XDP and then the pod's device."""
-    with node() as ifindex, uplink(early=1) as early, uplink(early=0) as late, pod(policy=1) as device:
+    with (
+        node() as ifindex,
+        loaded("xdp_uplink", early=1) as early,
+        loaded("xdp_uplink", early=0) as late,
+        loaded("tc_pod", policy=1) as device,
+    ):
         xdp = Driver("xdp", context("xdp", ifindex))
         for made, at in ((early, ifindex), (late, ifindex), (device, LOOPBACK)):
             deny(made, at)
         return [denied(family, xdp, tc, (early, late, device)) for family in (4, 6)]
 
 
-@contextmanager
-def uplink(early: int) -> Iterator[Pod]:
-    """XDP's program, loaded and not attached."""
-    with ExitStack() as stack:
-        found = stack.enter_context(BpfObject.named("xdp_uplink"))
-        found.set_constant("settings", {"hz": 250, "new_flows_per_tick": 0, "early": early})
-        found.load()
-        maps = KernelMaps({name: found.map(name) for name in found.map_definitions()}, found.abi)
-        stack.callback(maps.close)
-        ring = stack.enter_context(found.map("flow_events"))
-        yield Pod(found, maps, stack.enter_context(RingBuffer(ring)))
-
-
-def deny(made: Pod, ifindex: int) -> None:
+def deny(made: Loaded, ifindex: int) -> None:
     """The pod behind both load-balancer addresses gets nothing of the client's network."""
     constants = dict(made.programs.abi.constants)
     fill(made.maps, constants)
@@ -209,13 +201,13 @@ def deny(made: Pod, ifindex: int) -> None:
     made.maps.write("policy_endpoints", [(ifindex, made.maps.dump("policy_endpoints")[LOOPBACK])])
 
 
-def denied(family: int, xdp: Driver, tc: Driver, made: tuple[Pod, Pod, Pod]) -> Result:
+def denied(family: int, xdp: Driver, tc: Driver, made: tuple[Loaded, Loaded, Loaded]) -> Result:
     """Nanoseconds a packet; the ways take turns."""
     early, late, device = made
     ports = iter(range(1024, 65536))
     costs: dict[str, list[float]] = {"early": [], "late": []}
 
-    def once(driver: Driver, at: Pod, program: str, to: tuple[str, int], verdict: int) -> float:
+    def once(driver: Driver, at: Loaded, program: str, to: tuple[str, int], verdict: int) -> float:
         frame = segment(family, OUTSIDE[family], to[0], (next(ports), to[1]), "S")
         case = Case(
             "denied", at.programs.program(program), frame, family, FIRST, 0, verdict, LAST_BYTES[family]
