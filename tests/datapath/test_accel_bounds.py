@@ -11,8 +11,10 @@ from collections.abc import Callable
 
 import pytest
 from accelpairs import paired
+from programs import ROOT
 
 from netaccel.datapath import netlink
+from netaccel.datapath.abi import Abi
 from netaccel.datapath.btf import Btf
 from netaccel.datapath.kernelbtf import KERNEL
 from tests.kernels import needs
@@ -21,7 +23,8 @@ pytestmark = [
     pytest.mark.root,
     needs.acceleration,
 ]
-QUEUE_BYTES, QUEUE_MESSAGES = 256 * 1024, 256  # abi.h's
+_BOUNDS = Abi.from_elf((ROOT / "netaccel/objects/accel_sockets.o").read_bytes()).enums["accel_bound"]
+QUEUE_BYTES, QUEUE_MESSAGES = _BOUNDS["ACCEL_QUEUE_BYTES"], _BOUNDS["ACCEL_QUEUE_MESSAGES"]
 SO_MEMINFO, RMEM_ALLOC, WMEM_QUEUED = 55, 0, 5
 
 
