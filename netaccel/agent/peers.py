@@ -69,7 +69,8 @@ class PeerWays:
 
     def reasons(self) -> Mapping[PodKey, str]:
         """Pods whose packets keep to the plain way though others' don't, and why."""
-        return {key: found.reason for key, found in sorted([*self._looked.items()]) if found.reason}
+        looked = tuple(self._looked.items())  # a copy at one stroke: other threads ask too
+        return {key: found.reason for key, found in sorted(looked) if found.reason}
 
     def carries(self, one: Address, other: Address) -> bool:
         """Whether packets between these addresses go this way."""
