@@ -151,7 +151,7 @@ class Agent:
                     group.create_task(self._acceleration.run(), name="acceleration"),
                 ]
                 if self._flow_watch:
-                    tasks.append(group.create_task(self._flow_watch.run(), name="flows"))
+                    tasks.append(group.create_task(self._watch_flows(self._flow_watch), name="flows"))
                 await stop.wait()
                 for task in tasks:
                     task.cancel()
@@ -212,6 +212,12 @@ class Agent:
         """Once the node's pods are known, where they are is told, whatever was seen before."""
         await self._reconciler.synced.wait()
         self._devices.stir(anew=True)
+
+    async def _watch_flows(self, watch: FlowWatch) -> None:
+        """Events wait in their ring until it is known whose the addresses are, if that is soon."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._reconciler.synced.wait(), _PATIENCE)
+        await watch.run()
 
     async def _record_edges(self) -> None:
         if self.standing.edges:

@@ -231,6 +231,15 @@ def connections(node: Node, pod: str) -> list[dict[str, Any]]:
     return found
 
 
+def stop_before_reading(node: Node, server: subprocess.Popen[str], load: Load) -> None:
+    """Stop the server while it waits, then have a message sent to it, which stays unread."""
+    load.say("rest")
+    node.until(lambda: load.told.get("resting"))
+    server.send_signal(signal.SIGSTOP)
+    load.say("go")
+    node.until(lambda: load.told.get("stuck"))
+
+
 def live(node: Node) -> int:
     """Pairs that are live."""
     return int(accel(node)["totals"].get("live", 0))

@@ -8,7 +8,19 @@ import signal
 from typing import Any
 
 import pytest
-from accelworld import FAST, PORT, Load, Pod, accel, connections, endpoints, live, namespace, service
+from accelworld import (
+    FAST,
+    PORT,
+    Load,
+    Pod,
+    accel,
+    connections,
+    endpoints,
+    live,
+    namespace,
+    service,
+    stop_before_reading,
+)
 from ground import PATIENCE, Node
 
 pytestmark = pytest.mark.root
@@ -84,8 +96,7 @@ def test_a_program_that_dies_frees_its_slot(node: Node, pods: tuple[Pod, Pod]) -
 def test_a_reader_that_stops_defers_the_eviction_and_loses_nothing(node: Node, pods: tuple[Pod, Pod]) -> None:
     load = enrolled(node, pods)
     server = pods[1].processes[0]
-    server.send_signal(signal.SIGSTOP)
-    node.until(lambda: load.told.get("stuck"))
+    stop_before_reading(node, server, load)
     node.put("pods.yaml", namespace("disabled"), *(pod.manifest() for pod in pods))
     node.until(lambda: accel(node)["totals"].get("deferred", 0) == 1)
     assert accel(node)["totals"]["leaving"] == 1

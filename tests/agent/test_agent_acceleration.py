@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from accelworld import FAST, Load, Pod, accel, connections, live, namespace, service
+from accelworld import FAST, Load, Pod, accel, connections, live, namespace, service, stop_before_reading
 from ground import Node
 
 from netaccel.datapath import libbpf
@@ -188,11 +188,7 @@ def test_detach_keeps_what_a_reader_has_not_read(node: Node, pods: tuple[Pod, Po
     agent = node.serve(**FAST)
     load = enrolled(node, pods, agent)
     server = pods[1].processes[0]
-    load.say("rest")
-    node.until(lambda: load.told.get("resting"))
-    server.send_signal(signal.SIGSTOP)
-    load.say("go")
-    node.until(lambda: load.told.get("stuck"))
+    stop_before_reading(node, server, load)
     node.stop(agent)
     done = node.netaccel("detach")
     assert done.returncode == 3, done.stdout + done.stderr

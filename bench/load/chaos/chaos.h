@@ -61,6 +61,7 @@ struct conn {
 	uint64_t sent, received;
 	uint64_t header; /* bytes of it so far, sent or received */
 	uint64_t back;   /* echo: of it that came back */
+	uint64_t left;   /* of the last write: bytes that the socket did not take */
 	uint8_t head[HEADER];
 	uint8_t side;
 	bool connecting, known; /* known: the plan is */
@@ -78,6 +79,7 @@ struct record {
 	uint64_t id, cookie;
 	uint64_t sent, received;  /* by the application's count, header and urgent byte included */
 	uint64_t tcp_out, tcp_in; /* by TCP's; in: 0 where the connection ended by an error */
+	uint64_t refused;         /* of the last write: bytes not taken, where that was an error */
 	uint32_t side, clean;
 };
 

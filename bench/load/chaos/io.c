@@ -162,6 +162,17 @@ static size_t up_to_urgent(struct conn *c, size_t most)
 	return most < middle - c->sent ? most : middle - c->sent;
 }
 
+/* Note what a write of `size` bytes left over. Of a long one the last part may have been refused, and only
+ * the next call tells of the error.
+ */
+static void left_over(struct conn *c, long done, uint64_t size)
+{
+	if (done >= 0)
+		c->left = size - done;
+	else if (errno != EAGAIN && c->left < size)
+		c->left = size;
+}
+
 /* Bytes written, at most `most`; 0: not now; -1: an error. */
 long write_some(struct conn *c, size_t most)
 {
@@ -172,10 +183,12 @@ long write_some(struct conn *c, size_t most)
 
 	if (c->side == CLIENT && c->header < HEADER) {
 		done = send(c->fd, (uint8_t *)&c->id + c->header, HEADER - c->header, MSG_NOSIGNAL);
+		left_over(c, done, HEADER - c->header);
 		if (done > 0)
 			c->header += done;
 	} else if (urgent_is_due(c)) {
 		done = send(c->fd, &urgent, 1, MSG_NOSIGNAL | MSG_OOB);
+		left_over(c, done, 1);
 		c->oob_sent = done == 1;
 	} else {
 		most = up_to_urgent(c, most);
@@ -188,6 +201,7 @@ long write_some(struct conn *c, size_t most)
 		fill(buffer, c->key[c->side], c->sent, size);
 		done = by_kind(c, kind, size, size < most);
 		counts.writes[kind]++;
+		left_over(c, done, size);
 		if (done > 0)
 			c->sent += done;
 	}

@@ -132,6 +132,7 @@ static void finish(struct conn *c, bool clean)
 	r.sent = c->sent + c->oob_sent + (c->side == CLIENT ? c->header : 0);
 	r.received = c->received + (clean && c->plan.oob == 2 - c->side) + c->back;
 	r.received += c->side == SERVER ? c->header : 0;
+	r.refused = c->failed || c->cut ? c->left : 0;
 	weigh(c, &r);
 	if (write(records, &r, sizeof(r)) != sizeof(r))
 		abort();
