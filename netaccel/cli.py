@@ -13,10 +13,7 @@ from typing import Any, NamedTuple, cast
 import click
 
 from netaccel import __version__
-from netaccel.errors import NetaccelError
-
-INTERRUPTED = 130
-"""Exit status: ended by SIGINT, as a shell tells it (128 and the signal's number)."""
+from netaccel.errors import INTERRUPTED, NetaccelError
 
 
 class _Lazy(NamedTuple):
@@ -98,12 +95,3 @@ class _Group(click.Group):
 @click.version_option(__version__, prog_name="netaccel")
 def netaccel() -> None:
     """Kubernetes Services in eBPF, beside any CNI."""
-
-
-def main() -> None:
-    """Run the command of the process's arguments; never returns."""
-    netaccel(prog_name="netaccel")
-
-
-if __name__ == "__main__":
-    main()

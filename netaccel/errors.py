@@ -23,6 +23,9 @@ A message says what, where and the remedy in one line. Causes are chained.
 
 from __future__ import annotations
 
+INTERRUPTED = 130
+"""Exit status: ended by SIGINT, as a shell tells it (128 and the signal's number)."""
+
 
 class NetaccelError(Exception):
     """Base of all errors below; its text is fit for a person."""

@@ -152,9 +152,9 @@ class PodDevices:
             return False
         seen = _elsewhere({address for pod in new for address in pod.addresses})
         routes = {route.address: route.device for route in rtnetlink.host_routes()}
-        names = {device.ifindex: device.name for device in rtnetlink.devices()}
+        here = {device.ifindex: device for device in rtnetlink.devices()}
         for pod in new:
-            reasons = (self._reason(address, routes, names, seen) for address in pod.addresses)
+            reasons = (self._reason(address, routes, here, seen) for address in pod.addresses)
             reason = next((reason for reason in reasons if reason), _nowhere(pod))
             self._reasons[pod.key] = _Reason(pod.addresses, reason)
         return True
@@ -167,14 +167,15 @@ class PodDevices:
         self,
         address: bytes,
         routes: Mapping[bytes, int],
-        names: Mapping[int, str],
+        here: Mapping[int, Device],
         seen: Mapping[bytes, Device],
     ) -> str:
         far = seen.get(address)
-        near = routes.get(address, far.peer if far and far.kind == "veth" else 0)
-        if near in names:
-            return f"its device {names[near]} is none of podDevices ({self._patterns}), or another pod's"
-        return f"no veth leads to it: it has a device of kind {far.kind or 'hardware'}" if far else ""
+        if near := _near(address, routes, here, far):
+            return f"its device {near.name} is none of podDevices ({self._patterns}), or another pod's"
+        if far is None or far.kind == "veth":
+            return ""
+        return f"no veth leads to it: it has a device of kind {far.kind or 'hardware'}"
 
     def _forget(self, pods: Mapping[PodKey, Pod], there: Mapping[int, Device]) -> None:
         for key, known in tuple(self._known.items()):
@@ -204,6 +205,18 @@ class PodDevices:
 
 def _known(pod: Pod, device: Device) -> _Known:
     return _Known(pod.uid, pod.addresses, (device.ifindex, device.peer, device.peer_namespace))
+
+
+def _near(
+    address: bytes, routes: Mapping[bytes, int], here: Mapping[int, Device], far: Device | None
+) -> Device | None:
+    """This namespace's device that leads to an address; ``far``: the one that has it, anywhere."""
+    if address in routes:
+        return here.get(routes[address])
+    near = here.get(far.peer) if far and far.kind == "veth" else None
+    if near and far and near.peer != far.ifindex:
+        return None  # the number is another namespace's
+    return near
 
 
 def _nowhere(pod: Pod) -> str:

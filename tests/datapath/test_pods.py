@@ -165,3 +165,20 @@ class TestLook:
             DB: "no veth leads to it: it has a device of kind macvlan",
         }
         assert not finder.explain(pods, placed.missing), "the same is not looked for twice"
+
+    def test_a_device_of_another_node_of_this_machine_is_not_taken_for_its(
+        self, inside: str, far: list[str]
+    ) -> None:
+        with netlink.inside_namespace(far[0]):
+            netlink.add_veth("there", "eth0", far[1])
+            there = next(device.ifindex for device in rtnetlink.devices() if device.name == "there")
+        with netlink.inside_namespace(far[1]):
+            netlink.add_address("eth0", "10.93.0.7/24")
+        numbers = {device.ifindex for device in rtnetlink.devices()}
+        while there not in numbers:
+            netlink.add_veth(f"odd{len(numbers)}", f"odd{len(numbers)}p")
+            numbers = {device.ifindex for device in rtnetlink.devices()}
+        finder, pods = PodDevices(("veth*",)), [pod(WEB, "10.93.0.7")]
+        placed = finder.look(pods, veths())
+        finder.explain(pods, placed.missing)
+        assert finder.look(pods, veths()).missing == {WEB: "no device leads to 10.93.0.7"}
