@@ -36,7 +36,7 @@ AT_ONCE = 800
 PACE = 3
 PORT = 7100
 SETTINGS = {"accelerate": "auto", "accelerate-interval": "0.1", "accelerate-rate": "4"}
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 class Turmoil:

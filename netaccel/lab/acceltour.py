@@ -169,7 +169,7 @@ class Asked:
         def ended() -> bool:
             return self._process.poll() is not None
 
-        found = wait_for(lambda: question() or ended(), "the load", 30)
+        found = wait_for(lambda: question() or ended(), "the load", 60)
         if ended() and self._process.stderr:
             raise LabError(f"the load ended: {self._process.stderr.read().strip()}")
         return found

@@ -7,6 +7,7 @@ ever killed.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -16,7 +17,8 @@ from netaccel.datapath.mounts import find_cgroup
 from netaccel.errors import LabError
 from netaccel.lab.plan import pod_label
 
-_KILL_SECONDS = 5.0
+_KILL_SECONDS = 30.0
+_GONE = (errno.ENOENT, errno.ENODEV)  # the latter of one that goes while it is read
 
 
 def lab_root(lab: str) -> Path:
@@ -55,8 +57,9 @@ def processes(group: Path) -> list[int]:
     for folder, _, _ in os.walk(group):
         try:
             found += map(int, (Path(folder) / "cgroup.procs").read_text(encoding="ascii").split())
-        except FileNotFoundError:
-            continue
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
     return found
 
 

@@ -20,6 +20,7 @@ from netaccel.lab.process import Place
 from netaccel.lab.state import State, read_state, read_status
 
 T = TypeVar("T")
+_API_TIMEOUT = 20.0  # seconds: an agent answers when it gets a processor
 
 
 @dataclass(frozen=True)
@@ -114,18 +115,18 @@ class Lab:
             raise LabError(done.stderr.strip() or f"curl: exit status {done.returncode}")
         return done.stdout
 
-    def answer(self, target: str, url: str, *options: str, timeout: float = 5.0) -> dict[str, Any]:
+    def answer(self, target: str, url: str, *options: str, timeout: float = 10.0) -> dict[str, Any]:
         """Return what the lab's server says of itself and its client (``/json``)."""
         found: dict[str, Any] = json.loads(self.curl(target, f"{url}/json", *options, timeout=timeout))
         return found
 
     def api(self, node: str, path: str) -> Any:
         """Return what a node's agent answers to a GET, as JSON."""
-        return json.loads(self.curl(node, f"http://{API[0]}:{API[1]}{path}"))
+        return json.loads(self.curl(node, f"http://{API[0]}:{API[1]}{path}", timeout=_API_TIMEOUT))
 
     def metrics(self, node: str) -> str:
         """Return the text of a node's /metrics."""
-        return self.curl(node, f"http://{API[0]}:{API[1]}/metrics")
+        return self.curl(node, f"http://{API[0]}:{API[1]}/metrics", timeout=_API_TIMEOUT)
 
     def agent_pid(self, node: str) -> int:
         """Return the process id of a node's agent, 0 where none runs."""

@@ -43,8 +43,8 @@ def remove_empty(*folders: Path) -> None:
 def _open(path: Path) -> TextIO:
     """Open a lock; whoever lets another one go may take the empty folder away meanwhile."""
     while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("w", encoding="ascii")
         except FileNotFoundError:
             continue

@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
+import signal
 import socket
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from netaccel.lab import lifecycle
+from netaccel.lab import cgroups, lifecycle
 from netaccel.lab.figures import total
 from netaccel.lab.handle import Lab, wait_for
 from netaccel.lab.plan import paths
@@ -20,6 +22,7 @@ from netaccel.lab.state import State
 
 _numbers = itertools.count(1)
 BOTH = [socket.AF_INET, socket.AF_INET6]
+PROBE_TIMEOUT = 5  # seconds: a server that is kept from its processor is no server that is not ready
 
 
 def unique_name() -> str:
@@ -61,6 +64,7 @@ def pod(
                     "readinessProbe": {
                         "httpGet": {"path": path, "port": "http"},
                         "periodSeconds": 1,
+                        "timeoutSeconds": PROBE_TIMEOUT,
                         "failureThreshold": 1,
                     },
                 }
@@ -137,19 +141,37 @@ class World:
             item = self.pod(name)
             return item if item and all(item[k] == v for k, v in facts.items()) else None
 
-        return wait_for(found, f"pod {name} {facts}", 30) or {}
+        return wait_for(found, f"pod {name} {facts}", 60) or {}
 
     def wait_gone(self, name: str) -> None:
-        wait_for(lambda: self.pod(name) is None, f"pod {name} gone", 30)
+        wait_for(lambda: self.pod(name) is None, f"pod {name} gone", 60)
+
+    def kill(self, name: str) -> None:
+        """End a pod's processes at once."""
+        for pid in cgroups.processes(self.lab.target(f"pod:{name}").place.cgroup):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def agent_pid(self, node: str) -> int:
+        """Process id of a node's agent, once one runs."""
+        return wait_for(lambda: self.lab.agent_pid(node), f"an agent on {node}", 30)
+
+    def is_ready_again(self, node: str, killed: int) -> bool:
+        """Whether another agent than ``killed`` is ready on a node."""
+        agents = {item["name"]: item["agent"] for item in self.lab.status()["nodes"]}
+        return bool(agents[node]["ready"] and agents[node]["pid"] != killed)
 
     def rendered(self, kind: str, name: str = "") -> list[Object]:
         """Objects that the agents read."""
-        found = []
+        found: list[Object] = []
+        texts: list[str] = []
         for path in paths(self.name).rendered.rglob("*.yaml"):
-            for text in path.read_text().split("---\n"):
-                item = json.loads(text)
-                if item and item["kind"] == kind and item["metadata"]["name"].startswith(name):
-                    found.append(item)
+            with contextlib.suppress(FileNotFoundError):  # its manifest was removed just now
+                texts += path.read_text().split("---\n")
+        for text in texts:
+            item = json.loads(text)
+            if item and item["kind"] == kind and item["metadata"]["name"].startswith(name):
+                found.append(item)
         return found
 
     def cluster_ip(self, family: socket.AddressFamily, name: str = "web") -> str:
@@ -176,9 +198,13 @@ class World:
         assert item
         return str(item["addresses"][BOTH.index(family)])
 
-    def curl_status(self, target: str, address: str, timeout: float = 2.0) -> int:
-        """Exit status of curl: 0, CURL_REFUSED, CURL_TIMEOUT, …"""
-        done = self.lab.run(target, "curl", "-s", "-o", "/dev/null", "-m", f"{timeout:g}", address)
+    def curl_status(self, target: str, address: str) -> int:
+        """Exit status of curl: 0, CURL_REFUSED, CURL_TIMEOUT, …
+
+        Who gets no connection within two seconds gets none; an answer on one may take its time.
+        """
+        limits = ("--connect-timeout", "2", "-m", "20")
+        done = self.lab.run(target, "curl", "-s", "-o", "/dev/null", *limits, address)
         return done.returncode
 
     def python(self, target: str, code: str, *arguments: object, timeout: float = 30.0) -> Any:
@@ -207,7 +233,7 @@ class World:
                 for node in (item.name for item in self.lab.plan.nodes)
             )
 
-        wait_for(settled, f"{count} backends of {name} in force", 20)
+        wait_for(settled, f"{count} backends of {name} in force", 30)
 
     def ports(self, node: str, name: str) -> list[Any]:
         """Ports of a Service as a node's maps hold them."""
@@ -218,7 +244,7 @@ class World:
         """Which pods answer ``count`` new connections; one curl, one connection each."""
         config = "".join(f'url = "{url}/json"\n' for _ in range(count))
         done = self.lab.run(
-            target, "curl", "-sS", "-m", "5", "-H", "Connection: close", "-K", "-", stdin=config, timeout=60
+            target, "curl", "-sS", "-m", "10", "-H", "Connection: close", "-K", "-", stdin=config, timeout=60
         )
         assert done.returncode == 0, done.stderr
         return Counter(json.loads(line)["pod"] for line in done.stdout.splitlines())

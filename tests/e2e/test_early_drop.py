@@ -122,7 +122,7 @@ def test_a_datagram_leaves_no_flow(world: World, family: socket.AddressFamily) -
     told = wait_for(lambda: [d for d in drops(world, family) if d["source_port"] == port], "its drop", 20)
     assert {drop["path"] for drop in told} == {path(world)}
     flows = json.loads(ask(world, "map", "dump", "flows"))
-    assert any(str(port) in json.dumps(flow) for flow in flows) == (path(world) == "tc")
+    assert any(port in flow.values() for flow in flows) == (path(world) == "tc")
 
 
 @both_families

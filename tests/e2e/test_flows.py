@@ -4,15 +4,15 @@
 from __future__ import annotations
 
 import json
+import select
 import signal
 import socket
 import sys
-import time
-from typing import Any
+from typing import IO, Any
 
 import pytest
 from labworld import BOTH, World, pod
-from reach import OPEN, SILENT, Try, attempt
+from reach import OPEN, REFUSED, SILENT, Try, address_of, attempt
 
 from netaccel.lab.figures import total
 from netaccel.lab.handle import wait_for
@@ -22,6 +22,9 @@ pytestmark = [pytest.mark.root, pytest.mark.timeout(300)]
 OPTIONS = {"nodes": 2, "settings": {"timeouts": "closed=1", "sweep_interval": "1", "peer": "off"}}
 both_families = pytest.mark.parametrize("family", BOTH, ids=["IPv4", "IPv6"])
 
+ALLOWED = Try("pod:default/web-0", "pod:default/db-0", "tcp/8080", OPEN)
+DROPPED = Try("pod:default/other-0", "pod:default/db-0", "tcp/8080", SILENT)
+AUDITED = Try("pod:default/other-0", "pod:default/web-0", "tcp/8080", OPEN)
 ALLOW_WEB = "NetworkPolicy default/allow-web ingress[0]"
 ISOLATED = "NetworkPolicy default/allow-web ingress isolation"
 WATCH = "TrafficPolicy default/watch ingress[0]"
@@ -60,30 +63,31 @@ def ask(world: World, *arguments: str) -> str:
     return str(done.stdout)
 
 
-def last(world: World, *arguments: str) -> dict[str, Any]:
-    """The newest flow that these filters want, once there is one."""
+def last(world: World, one: Try, family: socket.AddressFamily, *wanted: str) -> dict[str, Any]:
+    """The newest flow of this traffic that the filters want.
+
+    It is sent until one is told: what is sent first may be told otherwise, or not at all, for policies may
+    still be on their way to its pods.
+    """
 
     def found() -> dict[str, Any] | None:
-        lines = ask(world, "flows", "--last", "1", "-o", "json", *arguments).splitlines()
+        if attempt(world, one, family) != one.expected:
+            return None
+        lines = ask(world, "flows", "--last", "1", "-o", "json", *wanted).splitlines()
         return json.loads(lines[-1]) if lines else None
 
-    return wait_for(found, f"a flow {' '.join(arguments)}", 10) or {}
+    return wait_for(found, f"{one} {family.name} {' '.join(wanted)}", 30) or {}
 
 
-def after(world: World, one: Try, family: socket.AddressFamily) -> None:
-    """The traffic, once its policies are in force."""
-    wait_for(lambda: attempt(world, one, family) == one.expected, f"{one} {family.name}", 20)
-
-
-def ends(family: socket.AddressFamily, world: World, source: str, to: str) -> tuple[str, ...]:
-    addresses = (f"ip:{world.pod_ip(name, family)}" for name in (source, to))
+def ends(family: socket.AddressFamily, world: World, one: Try) -> tuple[str, ...]:
+    addresses = (f"ip:{address_of(world, end, family)}" for end in (one.source, one.destination))
     return tuple(word for pair in zip(("--from", "--to"), addresses, strict=True) for word in pair)
 
 
 @both_families
 def test_an_allowed_flow_names_the_rule_that_allows_it(world: World, family: socket.AddressFamily) -> None:
-    after(world, Try("pod:default/web-0", "pod:default/db-0", "tcp/8080", OPEN), family)
-    found = last(world, *ends(family, world, "web-0", "db-0"), "--direction", "ingress", "--type", "new")
+    wanted = (*ends(family, world, ALLOWED), "--direction", "ingress", "--rule", "allow-web")
+    found = last(world, ALLOWED, family, *wanted, "--type", "new")
     assert (found["source"]["name"], found["destination"]["name"]) == ("web-0", "db-0")
     assert found["source"]["labels"]["app"] == "web"
     assert (found["destination_port"], found["protocol"], found["verdict"]) == (8080, "TCP", "forwarded")
@@ -95,47 +99,60 @@ def test_an_allowed_flow_names_the_rule_that_allows_it(world: World, family: soc
 
 @both_families
 def test_a_dropped_one_names_what_isolates(world: World, family: socket.AddressFamily) -> None:
-    after(world, Try("pod:default/other-0", "pod:default/db-0", "tcp/8080", SILENT), family)
-    wanted = (*ends(family, world, "other-0", "db-0"), "--verdict", "dropped")
-    found = last(world, *wanted)
+    wanted = (*ends(family, world, DROPPED), "--verdict", "dropped")
+    found = last(world, DROPPED, family, *wanted)
     assert (found["type"], found["reason"], found["direction"]) == ("drop", "policy_isolated", "ingress")
     assert (found["rule"]["name"], found["rule"]["number"]) == ("allow-web", -1)
     assert ISOLATED in ask(world, "flows", *wanted)
-    drops = json.loads(ask(world, "drops", *wanted, "-o", "json"))
+    drops = wait_for(lambda: _counted(world, *wanted), "the pair counted")
     (pair,) = (one for one in drops["pairs"] if one["destination_port"] == 8080)
     assert pair["traffic"]["packets"] >= 1
     assert pair["direction"] == "ingress"
     assert drops["rules"][0]["rule"]["name"] == "allow-web"
 
 
+def _counted(world: World, *wanted: str) -> dict[str, Any] | None:
+    """What was dropped, once any of it is counted: that is read once a second at most."""
+    found: dict[str, Any] = json.loads(ask(world, "drops", *wanted, "-o", "json"))
+    return found if found["pairs"] else None
+
+
 @both_families
 def test_an_audited_one_names_what_would_drop_it(world: World, family: socket.AddressFamily) -> None:
-    after(world, Try("pod:default/other-0", "pod:default/web-0", "tcp/8080", OPEN), family)
-    wanted = (*ends(family, world, "other-0", "web-0"), "--verdict", "audited")
-    found = last(world, *wanted)
+    wanted = (*ends(family, world, AUDITED), "--verdict", "audited", "--type", "new")
+    found = last(world, AUDITED, family, *wanted)
     assert (found["type"], found["direction"]) == ("new", "ingress")
     assert found["shadow_rule"]["rule"] == "others"
     assert f"AUDITED would drop: {WATCH} (others)" in ask(world, "flows", *wanted)
 
 
 def test_what_the_kernel_drops_stands_beside_it(world: World) -> None:
-    after(world, Try("pod:default/other-0", "pod:default/web-0", "udp/9", "refused"), socket.AF_INET)
-    found = last(world, "--to", "pod:default/web-0", "--type", "kernel_drop", "--port", "9")
+    one = Try("pod:default/other-0", "pod:default/web-0", "udp/9", REFUSED)
+    wanted = ("--to", "pod:default/web-0", "--type", "kernel_drop", "--port", "9")
+    found = last(world, one, socket.AF_INET, *wanted)
     assert (found["reason"], found["direction"], found["path"]) == ("no_socket", "ingress", "stack")
-    assert "no_socket" in ask(world, "drops")
+    wait_for(lambda: "no_socket" in ask(world, "drops"), "it counted")
 
 
 def test_a_follower_sees_what_comes_and_ends_quietly(world: World) -> None:
-    with world.lab.popen(
-        "node-1", *netaccel("flows", "--follow", "--from", "pod:default/other-0")
-    ) as follower:
-        assert follower.stdout
-        time.sleep(2)
-        attempt(world, Try("pod:default/other-0", "pod:default/web-0", "tcp/8080", OPEN), socket.AF_INET)
-        assert "default/other-0" in follower.stdout.readline()
-        follower.send_signal(signal.SIGINT)
-        _, said = follower.communicate(timeout=10)
+    heeding = ("env", "--default-signal=INT")  # tests in the background ignore it, and so their children
+    follow = netaccel("flows", "--follow", "--from", "pod:default/other-0")
+    with world.lab.popen("node-1", *heeding, *follow) as follower:
+        try:
+            assert follower.stdout
+            wait_for(lambda: _sees(world, follower.stdout), "a line", 60)
+            assert "default/other-0" in follower.stdout.readline()
+            follower.send_signal(signal.SIGINT)
+            _, said = follower.communicate(timeout=60)
+        finally:
+            follower.kill()
     assert said == ""
+
+
+def _sees(world: World, told: IO[str]) -> bool:
+    """Whether a follower has said anything of one try more: it may just be starting."""
+    attempt(world, AUDITED, socket.AF_INET)
+    return bool(select.select([told], [], [], 1)[0])
 
 
 def test_bad_filters_are_one_line(world: World) -> None:
@@ -149,20 +166,22 @@ def test_bad_filters_are_one_line(world: World) -> None:
 @both_families
 def test_a_flow_that_ended_says_what_it_carried(world: World, family: socket.AddressFamily) -> None:
     """The sweep takes it some time after its end: the timeouts are short in this lab."""
-    after(world, Try("pod:default/web-0", "pod:default/db-0", "tcp/8080", OPEN), family)
-    found = last(world, *ends(family, world, "web-0", "db-0"), "--type", "closed")
+    found = last(world, ALLOWED, family, *ends(family, world, ALLOWED), "--type", "closed")
     assert found["total"]["packets"] >= 3
     assert found["total"]["reply_bytes"] > found["total"]["packets"]
 
 
 def test_every_event_is_accounted_for(world: World) -> None:
+    for one, verdict in ((ALLOWED, "forwarded"), (AUDITED, "audited")):
+        last(world, one, socket.AF_INET, *ends(socket.AF_INET, world, one), "--verdict", verdict)
+
     def balanced() -> bool:
         events = world.lab.api("node-1", "/status")["flows"]["events"]
         assert events["unparsable"] == 0
         told = events["seen"] == events["exported"] + events["aggregated"] + events["lost"]
         return bool(told and events["unaccounted"] == 0)
 
-    wait_for(balanced, "every event accounted for", 10)
+    wait_for(balanced, "every event accounted for", 30)
     metrics = world.lab.metrics("node-1")
     assert total(metrics, "netaccel_flow_verdicts_total", verdict="audited", namespace="default") > 0
     assert total(metrics, "netaccel_policy_rule_packets_total", policy="allow-web") > 0

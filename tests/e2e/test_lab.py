@@ -116,7 +116,7 @@ def test_endpoints_say_where_a_pod_is_and_how(world: World) -> None:
 
 
 def test_a_removed_pod_terminates_serving_until_its_process_ends(world: World) -> None:
-    world.write("end", service("end", app="end"), pod("end-0", "node-1", app="end", drain=2.0))
+    world.write("end", service("end", app="end"), pod("end-0", "node-1", app="end", drain=30.0))
     world.wait_pod("end-0", ready=True)
     address = url(world.pod_ip("end-0", socket.AF_INET), 8080)
     world.write("end", service("end", app="end"))
@@ -129,6 +129,7 @@ def test_a_removed_pod_terminates_serving_until_its_process_ends(world: World) -
     wait_for(lambda: conditions() == leaving, "a terminating endpoint")
     assert world.lab.answer("node-2", address)["pod"] == "end-0"
     assert [p["metadata"]["deletionTimestamp"] for p in world.rendered("Pod", "end-0")]
+    world.kill("end-0")
     world.wait_gone("end-0")
     assert conditions() == []
     assert not any("end-0" in name for name in topology.existing(world.name))
@@ -146,9 +147,7 @@ def test_a_pod_that_does_not_end_is_killed_after_its_grace_period(world: World) 
 def test_a_process_that_dies_is_started_again(world: World) -> None:
     world.write("mortal", pod("mortal", "node-1"))
     world.wait_pod("mortal", ready=True)
-    group = cgroups.pod(world.name, "node-1", "default", "mortal")
-    for pid in cgroups.processes(group):
-        os.kill(pid, signal.SIGKILL)
+    world.kill("mortal")
     world.wait_pod("mortal", ready=True, restarts=1)
     world.remove("mortal")
     world.wait_gone("mortal")
@@ -205,13 +204,13 @@ def test_labs_side_by_side_and_a_half_made_one_that_is_mended(world: World) -> N
     name = unique_name()
     other = State(name, 1, str(world.folder), agents=False)
     try:
-        lifecycle.up(other, said.append)
+        lifecycle.up(other, said.append, timeout=180)
         assert world.lab.answer("pod:web-0", url(world.pod_ip("web-1", socket.AF_INET), 8080))
         lifecycle.up(other, said.append)
         assert said == [f"lab {name} is up already"]
         os.kill(Lab(name).status()["controller"], signal.SIGKILL)
         wait_for(lambda: not lifecycle.is_running(name), "the controller dead")
-        lifecycle.up(other, said.append)
+        lifecycle.up(other, said.append, timeout=180)
         assert said[1] == f"lab {name} is half there (no controller): mending it by building it anew"
         assert Lab(name).answer("pod:web-0", url("10.244.1.2", 8080))["pod"] == "web-0"
     finally:
@@ -223,7 +222,7 @@ def test_labs_side_by_side_and_a_half_made_one_that_is_mended(world: World) -> N
 
 def test_down_of_a_lab_that_lost_its_files_finds_all_of_it(tmp_path: Path) -> None:
     name = unique_name()
-    lifecycle.up(State(name, 1, str(tmp_path), agents=False), quiet)
+    lifecycle.up(State(name, 1, str(tmp_path), agents=False), quiet, timeout=180)
     paths(name).state.unlink()
     paths(name).status.unlink()
     assert lifecycle.down(name, quiet)

@@ -41,7 +41,7 @@ def test_down_leaves_nothing(tmp_path: Path) -> None:
         world.in_force("web", 1)
         assert world.lab.answer("client", url(world.node_ip("node-2", socket.AF_INET), world.node_port()))
         assert world.lab.answer("pod:web-0", url(world.cluster_ip(socket.AF_INET6)))
-        os.kill(world.lab.agent_pid("node-2"), signal.SIGKILL)
+        os.kill(world.agent_pid("node-2"), signal.SIGKILL)
         links, programs = _attached(paths(world.name).bpffs)
         processes = cgroups.processes(cgroups.lab_root(world.name))
         assert links
@@ -54,8 +54,8 @@ def test_down_leaves_nothing(tmp_path: Path) -> None:
     assert not paths(world.name).root.exists()
     assert world.name not in _mounts()
     assert [pid for pid in processes if Path(f"/proc/{pid}/cgroup").exists() and _alive(pid)] == []
-    wait_for(lambda: not links & set(libbpf.ids("link")), "its links gone")
-    wait_for(lambda: not programs & set(libbpf.ids("prog")), "its programs gone")
+    wait_for(lambda: not links & set(libbpf.ids("link")), "its links gone", 30)
+    wait_for(lambda: not programs & set(libbpf.ids("prog")), "its programs gone", 30)
 
 
 def _alive(pid: int) -> bool:

@@ -74,12 +74,8 @@ def test_preview_monitor_and_enforcement_say_and_do_the_same(world: World) -> No
     for _ in range(2):
         expect(world, Try(NEAR, WEB, HTTP, OPEN), Try(FAR, WEB, HTTP, OPEN))
 
-    status, found = preview(world, only_friends("Enforce"))
-    assert status == 3, "far would be shut out"
+    found = wait_for(lambda: shut_out(world, 2), "what far did", 30)
     assert ends(found["changes"]) == {("far", "web")}
-    families = {change["source"]["address"] for change in found["changes"] if change["breaks"]}
-    assert families == {world.pod_ip("far", family) for family in BOTH}
-    assert all(change["count"] >= 2 for change in found["changes"])
     assert preview(world, only_friends("Monitor"))[0] == 0
 
     world.write("policies", only_friends("Monitor"))
@@ -90,30 +86,45 @@ def test_preview_monitor_and_enforcement_say_and_do_the_same(world: World) -> No
     )
     assert told["mode"] == "Monitor"
     assert told["pods"] == {"here": 1, "known": 1, "nodes": 1}
-    status, found = preview(world, only_friends("Monitor"), "--enforced")
+    enforced = (only_friends("Monitor"), "--enforced")
+    wait_for(lambda: verdicts(world, *enforced) == {"allowed", "audited"}, "before it and under it", 30)
+    status, found = preview(world, *enforced)
     assert status == 3
     assert ends(found["changes"]) == {("far", "web")}
-    assert {change["verdict"] for change in found["changes"]} == {"allowed", "audited"}, (
-        "before it and under it"
-    )
 
     world.write("policies", only_friends("Enforce"))
     expect(world, Try(NEAR, WEB, HTTP, OPEN), Try(FAR, WEB, HTTP, SILENT))
     wait_for(lambda: view(world)["counts"]["dropped"], "dropped", 20)
-    status, found = preview(world, only_friends("Enforce"), "--delete")
+    deleted = (only_friends("Enforce"), "--delete")
+    wait_for(lambda: preview(world, *deleted)[1]["changes"], "what it dropped", 30)
+    status, found = preview(world, *deleted)
     assert status == 0
     assert ends(found["changes"]) == {("far", "web")}
     assert {change["then"]["verdict"] for change in found["changes"]} == {"allowed"}
 
 
+def shut_out(world: World, times: int = 1) -> Any:
+    """Preview, once far's tries are recorded in both families, so many: agents record what they met later."""
+    status, found = preview(world, only_friends("Enforce"))
+    families = {change["source"]["address"] for change in found["changes"] if change["breaks"]}
+    if families != {world.pod_ip("far", family) for family in BOTH}:
+        return None
+    assert status == 3, "far would be shut out"
+    return found if all(change["count"] >= times for change in found["changes"]) else None
+
+
+def verdicts(world: World, *asked: Any) -> set[str]:
+    """Of what preview says would change."""
+    return {change["verdict"] for change in preview(world, *asked)[1]["changes"]}
+
+
 def test_edges_outlive_an_agent_and_its_absence_is_said(world: World) -> None:
     expect(world, Try(FAR, WEB, HTTP, OPEN))
-    before = preview(world, only_friends("Enforce"))[1]
+    before = wait_for(lambda: shut_out(world), "what far did", 30)
     assert ends(before["changes"]) == {("far", "web")}
-    pid = world.lab.agent_pid("node-1")
+    pid = world.agent_pid("node-1")
     os.kill(pid, signal.SIGTERM)
-    wait_for(lambda: world.lab.agent_pid("node-1") not in (0, pid), "another agent", 60)
-    wait_for(lambda: world.curl_status("node-1", "http://127.0.0.1:9962/readyz") == 0, "its API", 30)
+    wait_for(lambda: world.is_ready_again("node-1", pid), "another agent", 60)
     after = preview(world, only_friends("Enforce"))[1]
     assert ends(after["changes"]) >= ends(before["changes"])
     assert after["window"]["since"] == before["window"]["since"]
@@ -125,10 +136,16 @@ def test_a_pod_that_is_gone_is_still_judged(world: World) -> None:
     expect(world, Try("pod:default/passing", WEB, HTTP, OPEN))
     world.remove("more")
     world.wait_gone("passing")
-    found = preview(world, only_friends("Enforce"))[1]
-    (gone, *_) = (change for change in found["changes"] if change["source"].get("name") == "passing")
-    assert "pod gone" in gone["notes"][0]
+    found, notes = wait_for(lambda: _of_passing(world), "the agent knows that it is gone", 30)
+    assert "pod gone" in notes[0]
     assert any("pod gone" in line for line in found["unseen"])
+
+
+def _of_passing(world: World) -> tuple[Any, list[str]] | None:
+    """Preview, and its notes of the pod's traffic, once it has any."""
+    found = preview(world, only_friends("Enforce"))[1]
+    notes = (change["notes"] for change in found["changes"] if change["source"].get("name") == "passing")
+    return next(((found, each) for each in notes if each), None)
 
 
 def test_the_record_is_in_the_labs_folder_alone(world: World) -> None:

@@ -93,7 +93,7 @@ class TestClusterIP:
         self, world: World, family: socket.AddressFamily
     ) -> None:
         code = (
-            "s = socket.create_connection((sys.argv[1], 80), 5)\n"
+            "s = socket.create_connection((sys.argv[1], 80), 20)\n"
             "s.sendall(b'GET /healthz HTTP/1.0\\r\\n\\r\\n')\n"
             "print(json.dumps([s.getpeername()[0], s.recv(99).decode()]))"
         )
@@ -171,11 +171,11 @@ class TestNodePort:
         from netaccel.lab.server import digest
 
         address = url(world.node_ip("node-2", family), world.node_port())
-        done = world.lab.run("client", "sh", "-c", f"curl -sS '{address}/bytes?n=20000000' | sha256sum")
+        download = f"curl -sS '{address}/bytes?n=20000000' | sha256sum"
+        done = world.lab.run("client", "sh", "-c", download, timeout=120)
         assert done.stdout.split()[0] == digest(20_000_000)
-        done = world.lab.run(
-            "client", "sh", "-c", f"head -c 5000000 /dev/zero | curl -sS --data-binary @- {address}/upload"
-        )
+        upload = f"head -c 5000000 /dev/zero | curl -sS --data-binary @- {address}/upload"
+        done = world.lab.run("client", "sh", "-c", upload, timeout=120)
         assert done.stdout.split() == ["5000000", hashlib.sha256(bytes(5_000_000)).hexdigest()]
 
     @both_families
@@ -267,7 +267,7 @@ class TestOutside:
 
 class TestUdp:
     ECHO = (
-        "s = socket.socket(int(sys.argv[1]), socket.SOCK_DGRAM); s.settimeout(3)\n"
+        "s = socket.socket(int(sys.argv[1]), socket.SOCK_DGRAM); s.settimeout(10)\n"
         "to = (sys.argv[2], int(sys.argv[3])); size = int(sys.argv[5])\n"
         "if sys.argv[4] == 'connected': s.connect(to); s.send(b'x' * size)\n"
         "else: s.sendto(b'x' * size, to)\n"
@@ -312,9 +312,8 @@ class TestPathMtu:
         address = url(world.node_ip("node-2", family), world.node_port())
         world.lab.run("router", "ip", "link", "set", "client", "mtu", "1300")
         try:
-            done = world.lab.run(
-                "client", "sh", "-c", f"curl -sS -m 20 '{address}/bytes?n=3000000' | sha256sum"
-            )
+            download = f"curl -sS -m 60 '{address}/bytes?n=3000000' | sha256sum"
+            done = world.lab.run("client", "sh", "-c", download, timeout=90)
         finally:
             world.lab.run("router", "ip", "link", "set", "client", "mtu", "1500")
         assert done.stdout.split()[0] == digest(3_000_000)
