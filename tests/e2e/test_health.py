@@ -43,7 +43,7 @@ def hear(
     """Status and body of what the client hears at a node; (0, {}) where nobody listens."""
     port = port or int(world.rendered("Service", "web")[0]["spec"]["healthCheckNodePort"])
     address = url(world.node_ip(node, family), port)
-    done = world.lab.run("client", "curl", "-s", "-m", "5", "-w", "\n%{http_code}", address + path)
+    done = world.lab.run("client", "curl", "-s", "-m", "10", "-w", "\n%{http_code}", address + path)
     body, _, status = done.stdout.rpartition("\n")
     return int(status), json.loads(body or "{}")
 
