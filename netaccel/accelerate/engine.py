@@ -320,8 +320,8 @@ class Engine:
         return ""
 
     def _stop(self, slot: Slot, reason: str) -> None:
+        self.account.out[reason] += 1  # before it is seen to be no longer live
         self.slots.stop(slot, reason, self._clock())
-        self.account.out[reason] += 1
 
     # ------------------------------------------------------------------ joining
 

@@ -156,6 +156,7 @@ class Load:
     def __init__(self, pod: Pod, address: str) -> None:
         self.process = pod.run(CLIENT, address, str(PORT))
         self.told: dict[str, Any] = {"exchanges": 0}
+        self.seen = 0
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -170,8 +171,8 @@ class Load:
         self.process.stdin.flush()
 
     def grows(self) -> bool:
-        """Whether exchanges are made, as far as it told them meanwhile."""
-        before, self.seen = getattr(self, "seen", -1), self.told["exchanges"]
+        """Whether exchanges were made since it was asked last, or at all, as far as it told them."""
+        before, self.seen = self.seen, self.told["exchanges"]
         self.check()
         return self.seen > before
 

@@ -111,18 +111,28 @@ def download(connection):
         connection.shutdown(socket.SHUT_WR)
     except OSError as error:
         state["error"] = repr(error)
-    receiver.join(10)
+    receiver.join(60)
     say(**state)
 def talk(family):
     datagrams = socket.socket(family, socket.SOCK_DGRAM)
     datagrams.settimeout(1)
     datagrams.connect((address, port))
+    sent = 0
     def ask():
-        datagrams.send(b"ping")
-        try:
-            return datagrams.recv(100)[:8].decode().strip()
-        except OSError as error:
-            return repr(error)
+        # Tried again, since a machine may be busy. What answers a question of before is not heard.
+        nonlocal sent
+        first, said = sent, ""
+        for _ in range(20):
+            try:
+                datagrams.send(b"%d" % sent)
+                sent += 1
+                while True:
+                    answer = datagrams.recv(100)
+                    if int(answer[8:]) >= first:
+                        return answer[:8].decode().strip()
+            except OSError as error:
+                said = repr(error)
+        return said
     say(served=ask())
     for line in sys.stdin:
         say(served=ask())

@@ -26,7 +26,7 @@ import json, selectors, signal, socket, sys
 open(sys.argv[1] + "/cgroup.procs", "w").write("0")
 serves, place, count, window = sys.argv[2] == "serve", (sys.argv[3], int(sys.argv[4])), int(sys.argv[5]), 8
 waits = selectors.DefaultSelector()
-ended, busy, told = False, True, None
+ended, busy, deaf, told = False, True, False, None
 def end(*_):
     global ended
     ended = True
@@ -77,17 +77,29 @@ while any(w.socket.fileno() >= 0 for w in ways):
         if told != "ending": tell(ending=True); told = "ending"
     elif not serves and busy:
         for way in ways: way.ask()
+        if deaf:
+            if len({key.data for key, _ in waits.select(0.05) if key.data}) == len(ways):
+                tell(unread=True)
+                sys.stdin.readline()
+                busy = deaf = False
+            continue
     elif not serves and told != "rested" and all(w.sent == w.got for w in ways):
         tell(rested=True); told = "rested"
     for key, _ in waits.select(0.05):
         if key.data: key.data.hear()
-        else: busy = sys.stdin.readline().strip() == "go"
+        else:
+            command = sys.stdin.readline().strip()
+            busy, deaf = command != "rest", command == "deaf"
 tell(ended=True)
 """
 
 
 class Ends:
-    """A client and a server that end as told by SIGTERM: they send no more, and read to the end."""
+    """A client and a server that end as told by SIGTERM: they send no more, and read to the end.
+
+    The client rests, goes on, or is deaf: it asks, and when each connection has an answer waits with reading
+    for the next word. Then it asks no more.
+    """
 
     def __init__(self, pods: tuple[Pod, Pod]) -> None:
         self.server = pods[1].run(GRACEFUL, "serve", pods[1].address, str(PORT), str(CONNECTIONS))
@@ -211,7 +223,8 @@ def test_what_a_killed_pod_had_sent_is_read_when_its_device_is_gone(
 ) -> None:
     ends, _ = accelerated(node, pods)
     terminating(node, *pods)
-    ends.client.send_signal(signal.SIGSTOP)  # it reads nothing until all is over
+    ends.say("deaf")  # it reads nothing until all is over
+    ends.told(ends.client, "unread")
     ends.server.send_signal(signal.SIGTERM)
     sent = ends.told(ends.server, "ending")["sent"]
     ends.server.kill()  # the grace period is over
@@ -219,7 +232,7 @@ def test_what_a_killed_pod_had_sent_is_read_when_its_device_is_gone(
     pods[1].close()
     node.until(lambda: live(node) == 0)
     assert accel(node)["totals"]["leaving"] == CONNECTIONS, "for its reader has not read"
-    ends.client.send_signal(signal.SIGCONT)
+    ends.say("go")
     assert ends.told(ends.client, "ended")["got"] == sent
     gone(node, *pods)
     all_is_free(node)

@@ -135,10 +135,13 @@ def test_a_health_check_port_that_is_a_node_port_is_told_and_the_rest_goes_on(no
     node.until(lambda: heard(node, CHECK + 1) == (503, 0), agent)
     node.put("more.yaml", service(), endpoints("node-1"), service("odd", "10.96.0.12", 30080))
     node.until(lambda: heard(node) == (200, 1), agent)
-    status = node.status()
-    assert status is not None
-    (line,) = [line for line in status["warnings"] if "healthCheckNodePort" in line]
+    node.until(lambda: warned(node), agent)
+    (line,) = warned(node)
     assert re.match(r"healthCheckNodePort of Service shop/odd at \S*:30080: .*: free it", line)
+
+
+def warned(node: Node) -> list[str]:
+    return [line for line in (node.status() or {})["warnings"] if "healthCheckNodePort" in line]
 
 
 def test_a_slice_says_which_service_it_waits_for(node: Node) -> None:

@@ -169,7 +169,7 @@ class Site:
             thread = threading.Thread(target=handle, args=(sock,), daemon=True)
             thread.start()
             yield
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
     def client(self, v6: bool, kind: int, address: str, port: int, name: str = "client") -> socket.socket:

@@ -55,12 +55,10 @@ class PolicyTables:
         self._names = names
         self._subject = subject
         self._constants = loaded.abi.constants
-        self._revision = 0
         self._row = 1000 * (subject - SUBJECT)
 
     def write(self, described: Mapping[str, Any]) -> None:
-        """All tables anew, under the next revision."""
-        self._revision += 1
+        """All tables anew, under the next revision, whoever wrote the one before."""
         for place, words in described.get("identities", {}).items():
             self._write_identity(place, str(words).split())
         rows = {d: self._write_row(described.get(d, {"any": "allow"})) for d in ("ingress", "egress")}
@@ -77,7 +75,8 @@ class PolicyTables:
         if described.get("reached"):
             peer = PodPeer(self._device, 0, bytes(6), bytes(6))
             self._loaded.write("pod_peers", PodPeerKey(parse_address(self._names["pod"])), peer)
-        revision = PolicyRevision(self._revision, int(described.get("strict", False)))
+        before: Any = self._loaded.read("policy_revision", 0)
+        revision = PolicyRevision(before.revision + 1, int(described.get("strict", False)))
         self._loaded.write("policy_revision", 0, revision)
 
     def _write_identity(self, place: str, words: list[str]) -> None:

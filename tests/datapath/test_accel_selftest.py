@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import socket
 import subprocess
@@ -74,9 +75,10 @@ def _namespaces() -> set[str]:
 @pytest.fixture
 def tidy(inside: str) -> Iterator[None]:
     """Nothing more is there after the test than before."""
+    gc.collect()  # what other tests left to it may hold descriptors
     before = _left()
     yield
-    for _ in range(100):  # a thread that was joined is listed for a moment longer
+    for _ in range(1000):  # a thread that was joined is listed for a moment longer
         if _left() == before:
             break
         time.sleep(0.02)
@@ -99,7 +101,7 @@ def test_its_programs_and_maps_end_with_it(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(selftest, "_private", private)
     assert selftest.verdict(_run()).on
     assert len(made) > 8
-    for _ in range(200):  # the kernel frees them when nobody can be reading any more
+    for _ in range(1200):  # the kernel frees them when nobody can be reading any more
         made = {one for one in made if _is_there(*one)}
         if not made:
             break

@@ -25,6 +25,7 @@ from netaccel.datapath.bpfmap import KernelMap
 from netaccel.datapath.instance import Instance
 from netaccel.datapath.loader import Loaded, load
 from netaccel.errors import DatapathError
+from netaccel.explain import far
 from netaccel.explain.ends import parse_end
 from netaccel.explain.far import Everywhere
 from netaccel.explain.live import PinnedKernel
@@ -156,8 +157,9 @@ def serve(routes: ExplainRoutes, listener: socket.socket, stop: threading.Event)
 
 
 @pytest.fixture
-def agent(instance: Instance, served: Loaded, world: World) -> Iterator[int]:
+def agent(instance: Instance, served: Loaded, world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """The port at which an agent of node-1 tells what its kernel says, on loopback."""
+    monkeypatch.setattr(far, "_PATIENCE", 60.0)  # a busy machine loads a program more slowly
     routes = ExplainRoutes(lambda: told(of_node(world, NODE)), instance.maps)
     listener, stop = socket.create_server(("127.0.0.1", 0)), threading.Event()
     thread = threading.Thread(target=serve, args=(routes, listener, stop))
@@ -198,11 +200,12 @@ def test_another_nodes_half_is_asked_of_its_agent(agent: int, world: World) -> N
 
 
 def test_an_agent_that_cannot_be_reached_leaves_its_half_unknown(world: World) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as nobody:
-        port = nobody.getsockname()[1]
     asking = of_node(world, "node-2")
-    walker = Walker(Model(asking), {"kernel": Everywhere(Blind(), asking, port)})
-    answer = walker.walk(parse_end("world"), parse_end("pod:shop/web:80"))
+    with socket.socket() as nobody:  # does not listen, so that nobody else does there
+        nobody.bind(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        walker = Walker(Model(asking), {"kernel": Everywhere(Blind(), asking, port)})
+        answer = walker.walk(parse_end("world"), parse_end("pod:shop/web:80"))
     assert answer.allowed is None
     assert answer.courses[0].halves[1].reason == (
         f"no agent answers at 127.0.0.1:{port} (Connection refused): run it on node-1,"

@@ -90,7 +90,7 @@ class Ground:
                 assert process.stdout.readline() == "bound\n"
                 family = socket.AF_INET6 if ":" in own else socket.AF_INET
                 self.net.socket("node", family, socket.SOCK_DGRAM).sendto(b"x", (own, 5000))
-            return process.communicate(timeout=10)[0].strip()
+            return process.communicate(timeout=60)[0].strip()
         finally:
             process.kill()
             process.wait()

@@ -50,7 +50,7 @@ def error_of(sock: socket.socket) -> int:
     """What the kernel has to say of a datagram that was sent."""
     poll = select.poll()
     poll.register(sock, 0)
-    poll.poll(5000)
+    poll.poll(20_000)
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
@@ -116,7 +116,7 @@ class TestWhatPasses:
         listener = site.server(v6, socket.SOCK_STREAM)
         client = site.client(v6, socket.SOCK_STREAM, SERVICE[v6], SERVICE_PORT)
         served, _ = listener.accept()
-        served.settimeout(5)
+        served.settimeout(20)
         try:
             for on in (False, True, False, True):
                 site.peers(on=on)
@@ -127,6 +127,7 @@ class TestWhatPasses:
                 assert client.recv(4) == b"pong"
                 assert (site.peer() > before) == on
         finally:
+            client.close()
             served.close()
             site.peers(on=True)
 
@@ -145,11 +146,12 @@ class TestPolicyOfBothEnds:
         before = site.tc_pod.dropped("DROP_POLICY_DENIED")
         server = site.server(v6, socket.SOCK_DGRAM)
         site.client(v6, socket.SOCK_DGRAM, B[v6]).send(b"x")
+        wait_for(lambda: site.tc_pod.dropped("DROP_POLICY_DENIED") > before, "the datagram dropped")
         server.settimeout(0.2)
         with pytest.raises(TimeoutError):
             server.recv(1)
         assert site.tc_pod.dropped("DROP_POLICY_DENIED") == before + 1
-        assert told in [say(site, event) for event in site.events()]
+        wait_for(lambda: told in [say(site, event) for event in site.events()], "the drop told")
 
     @pytest.mark.parametrize(("pod", "direction"), [("a", "egress"), ("b", "ingress")])
     def test_rejected(self, site: PeerSite, v6: bool, pod: str, direction: str) -> None:
@@ -262,13 +264,11 @@ class TestWhatGoesThePlainWay:
             )
             client.setsockopt(*option, limit)
             client.send(b"x")
-            server.settimeout(0.3)
             if arrives:
                 assert server.recv(1) == b"x"
             else:
-                with pytest.raises(TimeoutError):
-                    server.recv(1)
                 assert error_of(client) == errno.EHOSTUNREACH
+                assert not select.select([server], [], [], 0.3)[0]
         assert site.peer() == before + 1
 
     def test_a_refusal_by_the_other_pod(self, site: PeerSite, v6: bool) -> None:
@@ -311,7 +311,8 @@ def test_neighbours_groups_and_tags_are_left_alone(site: PeerSite) -> None:
     group.sendto(b"x", ("ff02::1", PORT, 0, site.net.ifindex("a", "eth0")))
     received = site.received("b")
     site.send_tagged()
-    assert site.received("b") > received or not site.bridged
+    if site.bridged:
+        wait_for(lambda: site.received("b") > received, "the tagged frame")
     assert site.peer() == before
     for v6 in (False, True):
         site.ping(v6, B[v6], 1)

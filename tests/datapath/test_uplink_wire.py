@@ -152,7 +152,7 @@ def node(request: pytest.FixtureRequest, net: Net) -> Iterator[tuple[str, Node1]
 
 def download(net: Net, url: str) -> tuple[str, str]:
     """SHA-256 of what came, and the client's address as the server saw it."""
-    command = f"curl -gsS --max-time 20 -D /dev/stderr {url} | sha256sum"
+    command = f"curl -gsS --max-time 120 -D /dev/stderr {url} | sha256sum"
     done = subprocess.run(
         ["ip", "netns", "exec", net._full("client"), "sh", "-c", command],
         capture_output=True,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import TypeVar
 
 from netaccel.datapath import libbpf
 from netaccel.datapath.attach import has_tcx
+from netaccel.lab.handle import wait_for
 
 T = TypeVar("T")
 CLONE_NEWNET = 0x40000000
@@ -79,12 +81,17 @@ class Net:
         return run("ip", "netns", "exec", self._full(name), *command)
 
     def wire(self, left: tuple[str, str], right: tuple[str, str], mtu: int = 1500) -> None:
-        """A veth pair between (namespace, device)s, addresses by :meth:`address`."""
+        """A veth pair between (namespace, device)s that carries, addresses by :meth:`address`."""
         (a, a_dev), (b, b_dev) = left, right
         run("ip", "link", "add", a_dev, "mtu", str(mtu), "netns", self._full(a), "type", "veth",
             "peer", "name", b_dev, "mtu", str(mtu), "netns", self._full(b))  # fmt: skip
         self.ip(a, f"link set {a_dev} up")
         self.ip(b, f"link set {b_dev} up")
+        for name, device in (left, right):  # what is sent before the kernel has noticed is lost
+            wait_for(partial(self._carries, name, device), f"{device} of {name} to carry", 60)
+
+    def _carries(self, name: str, device: str) -> bool:
+        return bool(json.loads(self.ip(name, f"-j link show {device}"))[0]["operstate"] == "UP")
 
     def address(self, name: str, device: str, *addresses: str) -> None:
         for a in addresses:
@@ -118,9 +125,9 @@ class Net:
         return results[0]
 
     def socket(self, name: str, family: int, kind: int) -> socket.socket:
-        """A socket of the namespace, closed with the net; its calls time out after five seconds."""
+        """A socket of the namespace, closed with the net; its calls time out after twenty seconds."""
         made = self._stack.enter_context(self.inside(name, lambda: socket.socket(family, kind)))
-        made.settimeout(5)
+        made.settimeout(20)
         return made
 
     def ifindex(self, name: str, device: str) -> int:

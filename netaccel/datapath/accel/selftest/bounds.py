@@ -20,8 +20,6 @@ def slow_reader(small: Wire, large: Wire) -> None:
     """Nobody reads: the queue ends at its bounds, the rest goes by TCP until EAGAIN, and nothing is lost."""
     for wire, size in ((small, 1), (large, _LARGE)):
         sent = _fill(wire, size)
-        if "out" in wire.bits(wire.near).split():
-            raise SurpriseError("poll says that a full connection has room")
         got = wire.read(wire.far, sent)
         if got != _PATTERN[:sent]:
             raise SurpriseError(f"of {sent} bytes sent to a slow reader {_difference(got, sent)}")
@@ -31,12 +29,12 @@ def slow_reader(small: Wire, large: Wire) -> None:
 
 
 def _fill(wire: Wire, size: int) -> int:
-    """Send until there is no room; bytes sent."""
+    """Send until there is no room, as poll(2) says too; bytes sent."""
     if wire.sockets is None:
         raise SurpriseError("a plain connection has no bounds")
     most_bytes = wire.sockets.constants["ACCEL_QUEUE_BYTES"]
     most_messages = wire.sockets.constants["ACCEL_QUEUE_MESSAGES"]
-    sent = 0
+    sent, invited = 0, False
     while sent + size <= len(_PATTERN):
         taken = wire.send(wire.near, _PATTERN[sent : sent + size])
         messages, queued = wire.redirected()
@@ -46,10 +44,15 @@ def _fill(wire: Wire, size: int) -> int:
                 f"messages and {most_bytes} bytes"
             )
         if taken == "EAGAIN":
-            break
+            if "out" not in wire.bits(wire.near).split():
+                break
+            if invited:
+                raise SurpriseError("poll says that a full connection has room")
+            invited = True  # on a busy machine acknowledgements come later, and make room
+            continue
         if not isinstance(taken, int):
             raise SurpriseError(f"a message to a slow reader: {taken}")
-        sent += taken
+        sent, invited = sent + taken, False
     else:
         raise SurpriseError(f"a sender whose peer reads nothing is not told to wait: {sent} bytes were taken")
     if messages > most_messages or queued > most_bytes:
