@@ -3,15 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 from accelengine import CONSTANTS, FREE, LIVE, STOPPED, Ground
 
-from netaccel.accelerate import clearance, engine, evidence, obstacles
-from netaccel.accelerate.view import OTHERS
+from netaccel.accelerate import clearance, engine, evidence, obstacles, told
+from netaccel.accelerate.view import OTHERS, Totals
 from netaccel.accelerate.wishes import Wish, Wishes
 from netaccel.model.endpoint import PodKey
+from netaccel.records import AccelPair
 
 UNREAD = CONSTANTS["ACCEL_UNREAD"]
 FIRST, SECOND = 10, 11
@@ -64,6 +66,23 @@ def test_a_reader_that_does_not_read_defers_it_once(ground: Ground) -> None:
     assert ground.kernel.state() == [FREE]
     assert not ground.kernel.members()
     assert ground.engine.account.out == {obstacles.DISABLED: 1}
+
+
+def test_why_a_pair_leaves_is_told_as_soon_as_it_is_not_live(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others ask while the engine's thread is in the kernel."""
+    found: list[Totals] = []
+    write = ground.kernel.write_pairs
+
+    def asked(pairs: Mapping[int, AccelPair]) -> None:
+        found.append(told.totals(ground.engine))
+        write(pairs)
+
+    monkeypatch.setattr(ground.kernel, "write_pairs", asked)
+    ground.facts = replace(ground.facts, wishes=Wishes(Wish.DISABLED))
+    ground.pass_time()
+    assert [(one.live, one.out) for one in found] == [(0, {obstacles.DISABLED: 1})]
 
 
 def test_a_namespace_that_cant_be_entered_defers_it_too(ground: Ground) -> None:
