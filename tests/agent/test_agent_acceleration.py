@@ -80,7 +80,7 @@ def test_it_goes_on_without_the_agent_and_the_next_one_takes_it_over(
         node.until(lambda: live(node) == 1, agent)
         assert accel(node)["totals"].get("promotions", 0) == 0, "it is the same pair"
         node.until(load.grows)
-        assert path(node) == "socket"
+        node.until(lambda: [one["carried"]["path"] for one in connections(node, "a")] == ["socket"])
     node.until(lambda: receipt(node).get("client") == "shop/a")
     load.end()
 
