@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from netaccel.accelerate.facts import LocalPod
 from netaccel.accelerate.pairing import Place
-from netaccel.datapath import rtnetlink
+from netaccel.datapath import cgroup, rtnetlink
 from netaccel.datapath.netlink import inside_namespace, netns_cookie
 from netaccel.datapath.rtnetlink import Device
 from netaccel.errors import DatapathError
@@ -86,9 +86,9 @@ class Visits:
         own = self.own.stat().st_ino
         found: dict[int, list[int]] = {}
         self.unseen = False
-        for number in _processes(self.cgroup):
+        for number in cgroup.processes(self.cgroup):
             try:
-                found.setdefault((_PROC / number / "ns/net").stat().st_ino, []).append(int(number))
+                found.setdefault((_PROC / str(number) / "ns/net").stat().st_ino, []).append(number)
             except PermissionError:
                 self.unseen = True
             except (FileNotFoundError, ProcessLookupError):
@@ -201,14 +201,6 @@ def _whose(namespace: Namespace, owners: Mapping[bytes, LocalPod]) -> PodKey | N
         if pod is not None and (not peers or not pod.device or pod.device in peers):
             return pod.key
     return None
-
-
-def _processes(cgroup: Path) -> list[str]:
-    found: list[str] = []
-    for listing in cgroup.rglob("cgroup.procs"):
-        with suppress(OSError):  # the cgroup was removed, or is threaded: its processes are listed above
-            found += listing.read_text().split()
-    return found
 
 
 def _segments(processes: Iterable[int]) -> int:

@@ -16,11 +16,12 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+from netaccel.datapath.cgroup import processes
 from netaccel.datapath.maps import Maps
 from netaccel.datapath.netlink import inside_namespace, netns_cookie
 from netaccel.datapath.sockdiag import SockDiag
@@ -217,7 +218,7 @@ def namespaces(cgroup: Path, own: Path) -> dict[int, list[Path]]:
     Raises DatapathError where other users' processes may not be looked at.
     """
     found: dict[int, list[Path]] = {}
-    for path in (own, *_process_namespaces(cgroup)):
+    for path in (own, *(Path(f"/proc/{number}/ns/net") for number in processes(cgroup))):
         try:
             found.setdefault(path.stat().st_ino, []).append(path)
         except (FileNotFoundError, ProcessLookupError):
@@ -225,12 +226,3 @@ def namespaces(cgroup: Path, own: Path) -> dict[int, list[Path]]:
         except PermissionError as error:
             raise DatapathError(f"{path}: {error.strerror}: give the agent CAP_SYS_PTRACE") from error
     return found
-
-
-def _process_namespaces(cgroup: Path) -> Iterator[Path]:
-    for listing in cgroup.rglob("cgroup.procs"):
-        try:
-            numbers = listing.read_text().split()
-        except OSError:
-            continue  # the cgroup was removed, or is threaded and its processes are listed above
-        yield from (Path("/proc") / number / "ns/net" for number in numbers)

@@ -7,18 +7,17 @@ ever killed.
 
 from __future__ import annotations
 
-import errno
 import os
 import signal
 import time
 from pathlib import Path
 
+from netaccel.datapath import cgroup
 from netaccel.datapath.mounts import find_cgroup
 from netaccel.errors import LabError
 from netaccel.lab.plan import pod_label
 
 _KILL_SECONDS = 30.0
-_GONE = (errno.ENOENT, errno.ENODEV)  # the latter of one that goes while it is read
 
 
 def lab_root(lab: str) -> Path:
@@ -53,14 +52,7 @@ def pod(lab: str, node_name: str, pod_ns: str, pod_name: str) -> Path:
 
 def processes(group: Path) -> list[int]:
     """Process ids in the group and below; none where it doesn't exist."""
-    found: list[int] = []
-    for folder, _, _ in os.walk(group):
-        try:
-            found += map(int, (Path(folder) / "cgroup.procs").read_text(encoding="ascii").split())
-        except OSError as error:
-            if error.errno not in _GONE:
-                raise
-    return found
+    return cgroup.processes(group)
 
 
 def kill(group: Path) -> None:
