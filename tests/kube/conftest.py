@@ -137,7 +137,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     # Pods are refused until its account is there.
     kubectl("-n", name, "wait", "--for=create", "serviceaccount/default", "--timeout=60s", timeout=90)
     yield name
-    kubectl("delete", "namespace", name, "--wait=false")
+    kubectl("delete", "namespace", name, "--ignore-not-found", "--wait=false")
 
 
 def _remove_data(folder: Path) -> None:

@@ -16,7 +16,7 @@ from netaccel.cluster.controlplane import ControlPlane
 from netaccel.errors import LabError
 
 
-def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
+def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

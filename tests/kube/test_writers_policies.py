@@ -16,6 +16,7 @@ from writers import (
     get,
     install_cluster_network_policies,
     install_kinds,
+    remembered,
     running,
 )
 
@@ -30,10 +31,10 @@ from netaccel.writers.events import EventWriter
 from netaccel.writers.nodestate import NodeStateWriter, Rhythm
 from netaccel.writers.notices import Notice, Scope
 from netaccel.writers.policies import LOOK, PolicyStatusWriter
-from netaccel.writers.state import NodeSnapshot, PolicyState
+from netaccel.writers.state import PATH, NodeSnapshot, PolicyState
 
 QUICK = Rhythm(gap=0.0, figures=0.0, spread=0.0, silence=0.0)
-TERMS = Terms(duration=5, deadline=4, renew=0.3, refused=0.3)
+TERMS = Terms(duration=60, deadline=50, renew=0.3, refused=0.3)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -68,6 +69,7 @@ async def tell(api: Connection, node: str, *policies: PolicyState) -> None:
     writer = NodeStateWriter(api, node, snapshot, rhythm=QUICK)
     await writer.step()
     assert writer.problem == ""
+    await remembered(api, PATH, node)  # where the elected agent reads it
 
 
 def writer(api: Connection, now: list[float], *found: Standing) -> PolicyStatusWriter:
@@ -139,6 +141,8 @@ async def test_the_next_elected_agent_keeps_the_conditions_time(
         one = writer(api, [0.0], standing(web, (), **fields))
         one._wall = lambda: wall
         await one.step()
+        folder = f"/apis/netaccel.io/v1alpha1/namespaces/{web.namespace}/trafficpolicies"
+        await remembered(api, folder, web.name)  # where the next one reads it
         (condition,) = status(kubectl, web)["conditions"]
         return str(condition["lastTransitionTime"])
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from writers import SNAPSHOT, Kubectl, connected, eventually, get, install_kinds, running
@@ -63,11 +64,15 @@ async def test_a_user_sees_what_was_refused_and_why(
     def described(service: str) -> str:
         return kubectl("-n", namespace, "describe", "service", service)
 
+    def written(node: str) -> Any:
+        """A NodeState; other nodes may have theirs."""
+        items = get(kubectl, "nodestates")["items"]
+        return next((one for one in items if one["metadata"]["name"] == node), None)
+
     async with running(*(writer.run() for writer in writers)):
         await eventually(lambda: "70000 is no port" in described("bad"))
         await eventually(lambda: f"node {name}: map backends is full" in described("full"))
-        state = await eventually(lambda: get(kubectl, "nodestates").get("items"))
-        (mine,) = (one for one in state if one["metadata"]["name"] == name)
+        mine = await eventually(lambda: written(name))
         assert [one["object"] for one in mine["status"]["warnings"]] == [
             f"Service {namespace}/bad",
             f"Service {namespace}/full",

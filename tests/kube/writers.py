@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from netaccel.apiserver.api import Api
 from netaccel.apiserver.connection import Connection
 from netaccel.config import Settings
 from netaccel.writers.state import Mode, NodeSnapshot
@@ -19,6 +20,9 @@ REPOSITORY = Path(__file__).parents[2]
 SNAPSHOT = NodeSnapshot(
     version="0.4.0", kernel="6.18.5", mode=Mode.BESIDE, services=2, frontends=7, backends=31, last_sync=1e9
 )
+
+PATIENCE = 300.0
+"""Seconds for what runs in the background of a test, servers that start meanwhile included."""
 
 Kubectl = Callable[..., str]
 
@@ -35,7 +39,7 @@ async def running(*tasks: Any) -> AsyncIterator[None]:
     """Coroutines in the background; what one of them raises is the test's failure."""
     started = [asyncio.create_task(task) for task in tasks]
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE):
             yield
         for task in started:
             if task.done():
@@ -46,13 +50,28 @@ async def running(*tasks: Any) -> AsyncIterator[None]:
         await asyncio.gather(*started, return_exceptions=True)
 
 
-async def eventually(holds: Callable[[], Any], seconds: float = 30) -> Any:
+async def eventually(holds: Callable[[], Any], seconds: float = 60) -> Any:
     """What ``holds`` returns once that is true; it may block (kubectl), and runs in a thread."""
     deadline = time.monotonic() + seconds
     while not (found := await asyncio.to_thread(holds)):
         assert time.monotonic() < deadline, holds
         await asyncio.sleep(0.05)
     return found
+
+
+async def remembered(api: Api, folder: str, name: str) -> None:
+    """Wait until a list from the server's memory has an object as it is: that is a moment behind writes."""
+
+    async def asked(path: str, **query: str) -> Any:
+        return json.loads(await api.request("GET", path, query=query))
+
+    written = (await asked(f"{folder}/{name}"))["metadata"]["resourceVersion"]
+    async with asyncio.timeout(60):
+        while True:
+            found = (await asked(folder, resourceVersion="0"))["items"]
+            if any(one["metadata"]["resourceVersion"] == written for one in found):
+                return
+            await asyncio.sleep(0.01)
 
 
 def get(kubectl: Kubectl, *words: str) -> Any:

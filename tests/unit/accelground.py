@@ -113,7 +113,7 @@ def agent(found: Acceleration | None) -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     try:
         yield f"127.0.0.1:{listener.getsockname()[1]}"
     finally:

@@ -189,4 +189,4 @@ def test_a_second_builder_waits_for_the_first(cache: Path) -> None:
         assert "waiting for it" in second.stdout.readline()
         assert second.poll() is None
     with second:
-        assert second.wait(timeout=30) == 0
+        assert second.wait(timeout=60) == 0

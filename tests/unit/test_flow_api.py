@@ -152,7 +152,7 @@ def served(station: Station) -> Iterator[str]:
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
-    ready.wait(10)
+    assert ready.wait(60)
     yield f"127.0.0.1:{listener.getsockname()[1]}"
     loop.call_soon_threadsafe(ended.set)
     thread.join(10)

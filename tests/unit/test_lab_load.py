@@ -8,10 +8,10 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 
 import pytest
 
+from netaccel.cluster.ports import free_ports
 from netaccel.lab.handle import wait_for
 
 COMMAND = (sys.executable, "-m", "netaccel.lab.load")
@@ -20,8 +20,7 @@ COMMAND = (sys.executable, "-m", "netaccel.lab.load")
 @pytest.fixture
 def port() -> Iterator[int]:
     """Where a server of it listens."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        number = free.getsockname()[1]
+    number = free_ports().api  # none that a client is given before the server has it
     server = subprocess.Popen([*COMMAND, "--listen", str(number)])
 
     def listens() -> bool:
@@ -29,7 +28,7 @@ def port() -> Iterator[int]:
             return probe.connect_ex(("127.0.0.1", number)) == 0
 
     try:
-        wait_for(listens, "the server", 10)
+        wait_for(listens, "the server", 60)
         yield number
     finally:
         server.kill()
@@ -61,4 +60,4 @@ def test_a_line_ends_it_and_the_connection_stays_until_the_end_of_the_input(port
                 break
         assert client.poll() is None, "the connection is open"
         client.stdin.close()
-        assert client.wait(10) == 0
+        assert client.wait(60) == 0

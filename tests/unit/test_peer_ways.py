@@ -90,7 +90,7 @@ def running(ground: Ground) -> Iterator[asyncio.Task[None]]:
 
 
 async def until(question: Any) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not question():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 

@@ -139,7 +139,7 @@ def agent(manifests: Path, edges: Path) -> Iterator[str]:
 
     thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    assert begun.wait(10)
+    assert begun.wait(60)
     yield at
     done.set()
     thread.join(10)
