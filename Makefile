@@ -33,7 +33,7 @@ test: as-root dev-setup bpf
 ## make test-cluster    the same in a real cluster: kubelets, the image, rolling restarts under load
 test-cluster: as-root dev-setup cluster-setup bpf image
 	$(BIN)/python -m netaccel.cluster.binaries
-	$(BIN)/pytest tests/cluster $(ARGS)
+	$(BIN)/pytest tests/cluster -n 2 --dist loadgroup $(ARGS)
 
 ## make bench [PART=…]  the budgets, each beside a floor or a peer in the same run
 bench: as-root bench-setup bpf

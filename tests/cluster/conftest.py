@@ -10,8 +10,9 @@
     `world.World`: the cluster, and a namespace of the test's own. What a failed test did, and how the cluster
     is then, is in its report.
 
-Every module that needs a cluster of another kind brings its own up: they come first in ``ORDER``, while there
-is no other. Of those that share one, the module that uninstalls netaccel is the last.
+Every module that needs a cluster of another kind brings its own up (``OWN``), one after the other. Of those
+that share one (``SHARED``), the module that uninstalls netaccel is the last. Much of a cluster's time is
+waiting: with two workers of pytest-xdist (``-n 2 --dist loadgroup``) each has one of the two groups.
 """
 
 from __future__ import annotations
@@ -34,11 +35,8 @@ from netaccel.cluster.state import State
 from netaccel.errors import LabError
 
 HERE = Path(__file__).parent
-ORDER = (
-    "test_nodes",
-    "test_cluster_leftovers",
-    "test_deploy",
-    "test_handover",
+OWN = ("test_nodes", "test_cluster_leftovers", "test_deploy", "test_handover")
+SHARED = (
     "test_up",
     "test_families",
     "test_refusals",
@@ -49,6 +47,7 @@ ORDER = (
     "test_api_server",
     "test_uninstall",
 )
+ORDER = (*OWN, *SHARED)
 _NAME = re.compile(r"(?:test|deploy)(\d+)[a-z]*")  # of a cluster that a run with this process id made
 
 
@@ -58,17 +57,20 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     return None if any(path == HERE or HERE in path.parents for path in asked) else True
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Mark first, since pytest-xdist looks for groups then; order last."""
+
     def place(item: pytest.Item) -> int:
         return ORDER.index(item.path.stem) if item.path.stem in ORDER else len(ORDER)
 
-    if all(HERE in item.path.parents for item in items):
-        items.sort(key=place)  # stable: within a module as written
     for item in items:
         if HERE in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("cluster"))
+            item.add_marker(pytest.mark.xdist_group("own" if item.path.stem in OWN else "shared"))
             item.add_marker(pytest.mark.root)
+    yield
+    if all(HERE in item.path.parents for item in items):
+        items.sort(key=place)  # stable: within a module as written
 
 
 @pytest.hookimpl(wrapper=True)

@@ -11,6 +11,7 @@ import pytest
 from objects import Object, pod
 from world import World, wait_for
 
+from netaccel.errors import LabError
 from netaccel.lab import load
 
 NODE = "node-1"
@@ -42,9 +43,12 @@ def busy(world: World) -> World:
 
 
 def connection(world: World) -> dict[str, Any]:
-    """The load's, as the node's agent shows it; {} while there is none."""
+    """The load's, as the node's agent shows it; {} while there is none, or no such pod yet."""
     name = f"pod:{world.namespace}/asks"
-    found = json.loads(world.run(NODE, "netaccel", "accel", "show", name, "-o", "json"))
+    try:
+        found = json.loads(world.run(NODE, "netaccel", "accel", "show", name, "-o", "json"))
+    except LabError:  # it has no process either, while it is started again
+        return {}
     return next((one for one in found if one["remote_port"] == PORT), {})
 
 

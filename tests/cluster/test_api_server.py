@@ -59,7 +59,7 @@ def test_a_minute_without_the_api_server(web: World) -> None:
         web.note("the API server is back")
         for node in NODES:
             wait_for(
-                lambda node=node: (now := web.status(node))["ready"] and not now["sources"][0]["problem"],
+                lambda node=node: (now := web.status(node)).get("ready") and not now["sources"][0]["problem"],
                 f"{node} is current again",
             )
         web.apply(service("late", "web"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from world import wait_for
 
 from netaccel.cluster import groups, install, lifecycle
 from netaccel.cluster.handle import Cluster
@@ -72,8 +73,8 @@ def on_sockets(cgroup: Path) -> int:
 
 
 def roll_out(cluster: Cluster) -> None:
-    words = ("-n", "netaccel", "rollout", "status", "daemonset", "netaccel", "--timeout=60s")
-    cluster.kubectl(*words, timeout=70)
+    words = ("-n", "netaccel", "rollout", "status", "daemonset", "netaccel", "--timeout=180s")
+    cluster.kubectl(*words, timeout=190)
 
 
 def uninstall(cluster: Cluster) -> None:
@@ -154,16 +155,10 @@ def test_a_setting_that_does_not_exist_is_told_where_people_look(
     form = "{.items[0].status.containerStatuses[0].lastState.terminated.message}"
     where = ("-n", "netaccel", "get", "pods", "-o")
     ended = "{.items[0].status.containerStatuses[0].lastState.terminated.exitCode}"
-    names = cluster.kubectl(*where, "name").split()
-    for name in names:
-        cluster.kubectl(
-            "-n",
-            "netaccel",
-            "wait",
-            name,
-            f"--for=jsonpath={ended.replace('.items[0]', '')}=1",
-            "--timeout=60s",
-        )
+    wait_for(lambda: len(cluster.kubectl(*where, "name").split()) == len(NODES), "a pod on each node")
+    for name in cluster.kubectl(*where, "name").split():
+        limit = (f"--for=jsonpath={ended.replace('.items[0]', '')}=1", "--timeout=120s")
+        cluster.kubectl("-n", "netaccel", "wait", name, *limit, timeout=130)
     told = cluster.kubectl(*where, f"jsonpath={form}").strip()
     assert told.startswith("netaccel: /etc/netaccel/config.yaml: uplink: no such setting; known are")
     assert "\n" not in told

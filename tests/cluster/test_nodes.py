@@ -117,7 +117,7 @@ def addresses(pod: dict[str, Any]) -> list[str]:
 
 
 def curl(cluster: Cluster, pod: dict[str, Any], host: str, port: int) -> str:
-    words = ("exec", pod["metadata"]["name"], "--", "curl", "-sS", "-m", "5")
+    words = ("exec", pod["metadata"]["name"], "--", "curl", "-sS", "-m", "20")
     return cluster.kubectl(*words, f"http://{host}:{port}/hostname")
 
 
@@ -153,7 +153,7 @@ def test_pods_of_two_nodes_reach_each_other_in_both_families(servers: Cluster) -
 def test_the_outside_client_reaches_pods(servers: Cluster) -> None:
     for pod in pods(servers).values():
         for address in addresses(pod):
-            answer = servers.run("client", "curl", "-sS", "-m", "5", f"http://{address}:8080/hostname")
+            answer = servers.run("client", "curl", "-sS", "-m", "20", f"http://{address}:8080/hostname")
             assert answer == pod["metadata"]["name"]
 
 
@@ -175,7 +175,7 @@ def test_a_kube_proxy_serves_one_node_until_it_is_stopped(servers: Cluster, prox
 
     def answers(address: str) -> bool:
         try:
-            return bool(servers.run("client", "curl", "-sS", "-m", "2", f"http://{address}:{port}/hostname"))
+            return bool(servers.run("client", "curl", "-sS", "-m", "10", f"http://{address}:{port}/hostname"))
         except LabError:
             return False
 
@@ -257,7 +257,7 @@ def test_pods_go_on_while_the_api_server_is_away(servers: Cluster) -> None:
     try:
         with pytest.raises(LabError, match="status 3"):
             run("status", name=servers.name)
-        servers.run("client", "curl", "-sS", "-m", "5", f"http://{address}:8080/hostname")
+        servers.run("client", "curl", "-sS", "-m", "20", f"http://{address}:8080/hostname")
     finally:
         run("apiserver", "start", name=servers.name)
     eventually(lambda: [node["ready"] for node in servers.status()["nodes"]] == ["True", "True"])

@@ -78,6 +78,26 @@ def test_every_node_has_an_agent_that_is_ready_and_says_so(cluster: Cluster, wor
         assert status["mode"] == "instead"
 
 
+def test_a_pod_reaches_the_api_server_by_its_service(cluster: Cluster, client: str) -> None:
+    world = World(cluster, "default")
+    before = connects(world, "default", "kubernetes")
+    address, version = world.exec(client, "python3", "-c", ASK_API).split()
+    assert address == "https://10.96.0.1:443"
+    assert version == world.get("node", "node-1")["status"]["nodeInfo"]["kubeletVersion"]
+    assert connects(world, "default", "kubernetes") == before + 1, "it was netaccel that served it"
+
+
+@pytest.mark.parametrize("server", [DNS4, DNS6], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("kind", ["udp", "tcp"])
+def test_dns_is_served_by_netaccel(cluster: Cluster, client: str, kind: str, server: str) -> None:
+    world = World(cluster, "default")
+    before = connects(world, "kube-system", "kube-dns", kind, server)
+    peer, address = world.exec(client, "python3", "-c", ASK_DNS, server, kind, NAME).split()
+    assert peer == server, "the program sees the Service's address"
+    assert address == "10.96.0.1"
+    assert connects(world, "kube-system", "kube-dns", kind, server) == before + 1
+
+
 def test_kubectl_shows_each_nodes_state(world: World) -> None:
     def state(node: str) -> dict[str, Any]:
         found: dict[str, Any] = world.get("nodestate", node)
@@ -103,26 +123,6 @@ def test_kubectl_shows_each_nodes_state(world: World) -> None:
     assert [line.split()[:4] for line in table[1:]] == [
         [node, state(node)["status"]["version"], "True", "instead"] for node in NODES
     ]
-
-
-def test_a_pod_reaches_the_api_server_by_its_service(cluster: Cluster, client: str) -> None:
-    world = World(cluster, "default")
-    before = connects(world, "default", "kubernetes")
-    address, version = world.exec(client, "python3", "-c", ASK_API).split()
-    assert address == "https://10.96.0.1:443"
-    assert version == world.get("node", "node-1")["status"]["nodeInfo"]["kubeletVersion"]
-    assert connects(world, "default", "kubernetes") == before + 1, "it was netaccel that served it"
-
-
-@pytest.mark.parametrize("server", [DNS4, DNS6], ids=["IPv4", "IPv6"])
-@pytest.mark.parametrize("kind", ["udp", "tcp"])
-def test_dns_is_served_by_netaccel(cluster: Cluster, client: str, kind: str, server: str) -> None:
-    world = World(cluster, "default")
-    before = connects(world, "kube-system", "kube-dns", kind, server)
-    peer, address = world.exec(client, "python3", "-c", ASK_DNS, server, kind, NAME).split()
-    assert peer == server, "the program sees the Service's address"
-    assert address == "10.96.0.1"
-    assert connects(world, "kube-system", "kube-dns", kind, server) == before + 1
 
 
 def connects(world: World, namespace: str, name: str, kind: str = "tcp", address: str = "") -> int:

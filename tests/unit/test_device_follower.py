@@ -19,7 +19,7 @@ from netaccel.datapath.pods import Placement
 from netaccel.errors import DatapathError
 from netaccel.model.endpoint import Pod, PodKey
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 DEVICE, ROUTE = Change(frozenset(("device",)), frozenset((7,))), Change(frozenset(("route",)))
 WEB = PodKey("default", "web")
 

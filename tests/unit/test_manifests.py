@@ -17,7 +17,7 @@ from netaccel.model.snapshot import World
 from netaccel.sources import manifests
 from netaccel.sources.manifests import ManifestSource
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds that a test waits for what must come; only a failure uses them up."""
 
 PAUSE = 0.06
