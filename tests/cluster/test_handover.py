@@ -88,7 +88,7 @@ def site(world: World, tmp_path: Path) -> Site:
     return Site(world, tmp_path)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_there_and_back(web: World, site: Site) -> None:
     from_outside, from_pod = outside(web, "web"), inside(web, "web")
     for node in NODES:  # the kernel remembers what has ended for two minutes

@@ -21,7 +21,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 NODEVIEW = Path(__file__).with_name("nodeview.py")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_three_lines_leave_nothing(world: World) -> None:
     world.apply(deployment("web", 2), service("web"))
     world.rolled_out("deployment/web")
