@@ -12,7 +12,7 @@ import signal
 import time
 from pathlib import Path
 
-from netaccel.datapath import cgroup
+from netaccel.datapath.cgroup import processes as processes  # for those who use labs
 from netaccel.datapath.mounts import find_cgroup
 from netaccel.errors import LabError
 from netaccel.lab.plan import pod_label
@@ -48,11 +48,6 @@ def client(lab: str) -> Path:
 def pod(lab: str, node_name: str, pod_ns: str, pod_name: str) -> Path:
     """Where a pod's processes run."""
     return node(lab, node_name) / "pods" / pod_label(pod_ns, pod_name)
-
-
-def processes(group: Path) -> list[int]:
-    """Process ids in the group and below; none where it doesn't exist."""
-    return cgroup.processes(group)
 
 
 def kill(group: Path) -> None:
