@@ -94,7 +94,7 @@ configure() { # ROOT
 		done
 		cat >usr/bin/netaccel <<-'PROGRAM'
 			#!/usr/bin/python3 -I
-			from netaccel.cli import main
+			from netaccel.__main__ import main
 
 			main()
 		PROGRAM
