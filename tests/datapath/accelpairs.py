@@ -14,6 +14,11 @@ from netaccel.records import AccelPair, AccelWanted
 SO_COOKIE = 57
 
 
+def cookie_of(end: socket.socket) -> int:
+    """Unlike any other socket's."""
+    return int.from_bytes(end.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little")
+
+
 class World:
     """Pairs of sockets on a namespace's loopback, and the programs."""
 
@@ -34,7 +39,7 @@ class World:
 
     def enrol(self, *ends: socket.socket) -> list[int]:
         """Make both an accelerated pair; what the kernel said of each, negative errnos."""
-        cookies = [int.from_bytes(end.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), "little") for end in ends]
+        cookies = [cookie_of(end) for end in ends]
         wanted = {cookie: AccelWanted(2 * self._slot + side, 1, 0) for side, cookie in enumerate(cookies)}
         results = self.programs.enrol(wanted)
         self.programs.write_pairs({self._slot: AccelPair(1, self.programs.constants["ACCEL_LIVE"], 0)})

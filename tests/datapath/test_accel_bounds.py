@@ -11,10 +11,10 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from accelpairs import paired
+from accelpairs import cookie_of, paired
 from programs import ROOT
 
-from netaccel.datapath import netlink
+from netaccel.datapath import libbpf, netlink
 from netaccel.datapath.abi import Abi
 from netaccel.datapath.btf import Btf
 from netaccel.datapath.kernelbtf import KERNEL
@@ -166,3 +166,24 @@ def test_a_socket_that_is_destroyed_resets_its_peer(lo: None, redirected: bytes)
             ]
             found.append(told)
         assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("at", range(1, 8))
+def test_a_socket_that_closes_under_the_walk_hides_no_other(
+    lo: None, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    with paired() as world:
+        ends = {cookie_of(end): end for _ in range(4) for end in world.pair(socket.AF_INET, enrolled=True)}
+        walked: list[bytes] = []
+        following = libbpf.map_next_key
+
+        def closing(fd: int, key: bytes | None, size: int) -> bytes | None:
+            if len(walked) == at and key is not None:
+                ends.pop(int.from_bytes(key, "little")).close()
+            found = following(fd, key, size)
+            walked.append(found or b"")
+            return found
+
+        monkeypatch.setattr(libbpf, "map_next_key", closing)
+        assert world.programs.members() >= ends.keys()
+        assert len(ends) == 7
