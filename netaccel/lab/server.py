@@ -21,17 +21,21 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import hashlib
 import ipaddress
 import json
 import os
 import signal
 import socket
+import sys
+import termios
 from collections.abc import Iterator
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 _CHUNK = 16384
+_LOOK = 0.05  # seconds between looks at what is not acknowledged yet
 _PKTINFO4 = 8  # IP_PKTINFO of <linux/in.h>: the socket module lacks it
 
 
@@ -184,6 +188,20 @@ async def _send_bytes(writer: asyncio.StreamWriter, size: int, rate: int) -> Non
         sent += len(block)
         if rate and (ahead := sent / rate - (loop.time() - start)) > 0:
             await asyncio.sleep(ahead)
+    await _delivered(writer)
+
+
+async def _delivered(writer: asyncio.StreamWriter) -> None:
+    """Wait until the client's kernel has all: a pod that ends takes with it what it had not sent yet."""
+    sock = writer.get_extra_info("socket")
+    while not writer.is_closing() and (writer.transport.get_write_buffer_size() or _unacknowledged(sock)):  # noqa: ASYNC110
+        await asyncio.sleep(_LOOK)
+
+
+def _unacknowledged(sock: socket.socket) -> int:
+    """Bytes (tcp(7), SIOCOUTQ)."""
+    found = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4))
+    return int.from_bytes(found, sys.byteorder)
 
 
 def _destination(ancillary: list[tuple[int, int, bytes]]) -> str:
