@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import socket
 import subprocess
 import sys
 
 import pytest
 
+from netaccel.cluster.ports import free_ports
 from netaccel.lab.handle import wait_for
 from netaccel.lab.server import digest
 
@@ -29,9 +29,7 @@ def asked(port: int) -> http.client.HTTPConnection | None:
 
 
 def test_it_ends_when_clients_have_what_they_asked_for() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_ports().api  # none that a client is given before the server has it
     command = [sys.executable, "-m", "netaccel.lab.server", "--http", str(port), "--drain", "0"]
     with subprocess.Popen(command) as server:
         try:
