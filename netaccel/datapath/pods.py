@@ -213,10 +213,10 @@ def _near(
     """This namespace's device that leads to an address; ``far``: the one that has it, anywhere."""
     if address in routes:
         return here.get(routes[address])
-    near = here.get(far.peer) if far and far.kind == "veth" else None
-    if near and far and near.peer != far.ifindex:
-        return None  # the number is another namespace's
-    return near
+    if far is None or far.kind != "veth":
+        return None
+    near = here.get(far.peer)
+    return near if near and near.peer == far.ifindex else None  # else the number is another namespace's
 
 
 def _nowhere(pod: Pod) -> str:

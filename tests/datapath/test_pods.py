@@ -174,10 +174,9 @@ class TestLook:
             there = next(device.ifindex for device in rtnetlink.devices() if device.name == "there")
         with netlink.inside_namespace(far[1]):
             netlink.add_address("eth0", "10.93.0.7/24")
-        numbers = {device.ifindex for device in rtnetlink.devices()}
-        while there not in numbers:
-            netlink.add_veth(f"odd{len(numbers)}", f"odd{len(numbers)}p")
-            numbers = {device.ifindex for device in rtnetlink.devices()}
+        for number in range(there):
+            netlink.add_veth(f"odd{number}", f"odd{number}p")
+        assert there in {device.ifindex for device in rtnetlink.devices()}
         finder, pods = PodDevices(("veth*",)), [pod(WEB, "10.93.0.7")]
         placed = finder.look(pods, veths())
         finder.explain(pods, placed.missing)
