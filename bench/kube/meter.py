@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from netaccel.lab import cgroups
+from netaccel.datapath.cgroup import processes
 
 _EVERY = 0.2
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -26,7 +26,7 @@ def cpu(group: Path) -> float:
 
 def resident(group: Path) -> float:
     """Resident memory of the group in MB (10^6 bytes)."""
-    return sum(_status(pid, "VmRSS") for pid in cgroups.processes(group))
+    return sum(_status(pid, "VmRSS") for pid in processes(group))
 
 
 class Peak:
@@ -73,7 +73,7 @@ def share(group: Path, seconds: float) -> float:
 def by_name(group: Path) -> dict[str, int]:
     """Process ids by their command's name."""
     found = {}
-    for pid in cgroups.processes(group):
+    for pid in processes(group):
         with suppress(OSError):
             found[Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip()] = pid
     return found

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from netaccel.cluster.init import hand_down
+from netaccel.datapath.cgroup import processes
 from netaccel.datapath.mounts import find_cgroup
 from netaccel.errors import LabError
 from netaccel.lab import cgroups
@@ -131,7 +132,7 @@ def names() -> Iterator[str]:
 
 def init_pid(cluster: str, name: str) -> int:
     """Process id of a node's PID 1 as this process sees it, 0 where it doesn't run."""
-    for pid in cgroups.processes(node(cluster, name)):
+    for pid in processes(node(cluster, name)):
         if _is_init(pid):
             return pid
     return 0
@@ -139,7 +140,7 @@ def init_pid(cluster: str, name: str) -> int:
 
 def named(group: Path, name: str) -> list[int]:
     """Process ids in the group and below of programs that were called by this name."""
-    return [pid for pid in cgroups.processes(group) if Path(_first_word(pid)).name == name]
+    return [pid for pid in processes(group) if Path(_first_word(pid)).name == name]
 
 
 def end(group: Path, name: str, grace: float = 10.0) -> None:

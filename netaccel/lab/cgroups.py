@@ -12,7 +12,7 @@ import signal
 import time
 from pathlib import Path
 
-from netaccel.datapath.cgroup import processes as processes  # for those who use labs
+from netaccel.datapath.cgroup import processes
 from netaccel.datapath.mounts import find_cgroup
 from netaccel.errors import LabError
 from netaccel.lab.plan import pod_label

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from netaccel.datapath import libbpf
+from netaccel.datapath.cgroup import processes
 from netaccel.datapath.mounts import filesystem_of
 from netaccel.errors import LabError
 from netaccel.lab import cgroups, topology
@@ -75,7 +76,7 @@ def names() -> list[str]:
 
 def is_running(name: str) -> bool:
     """Whether the lab's controller lives."""
-    return bool(cgroups.processes(cgroups.controller(name)))
+    return bool(processes(cgroups.controller(name)))
 
 
 def wait_ready(name: str, timeout: float) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from netaccel.lab import cgroups, lifecycle
+from netaccel.datapath.cgroup import processes
+from netaccel.lab import lifecycle
 from netaccel.lab.figures import total
 from netaccel.lab.handle import Lab, wait_for
 from netaccel.lab.plan import paths
@@ -148,7 +149,7 @@ class World:
 
     def kill(self, name: str) -> None:
         """End a pod's processes at once."""
-        for pid in cgroups.processes(self.lab.target(f"pod:{name}").place.cgroup):
+        for pid in processes(self.lab.target(f"pod:{name}").place.cgroup):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -13,6 +13,7 @@ from labworld import World, pod, service, url
 
 from netaccel.datapath import libbpf
 from netaccel.datapath.attach import Attacher
+from netaccel.datapath.cgroup import processes
 from netaccel.datapath.instance import Instance
 from netaccel.lab import cgroups, topology
 from netaccel.lab.handle import wait_for
@@ -43,7 +44,7 @@ def test_down_leaves_nothing(tmp_path: Path) -> None:
         assert world.lab.answer("pod:web-0", url(world.cluster_ip(socket.AF_INET6)))
         os.kill(world.agent_pid("node-2"), signal.SIGKILL)
         links, programs = _attached(paths(world.name).bpffs)
-        processes = cgroups.processes(cgroups.lab_root(world.name))
+        pids = processes(cgroups.lab_root(world.name))
         assert links
         assert programs
         assert world.name in _mounts()
@@ -53,7 +54,7 @@ def test_down_leaves_nothing(tmp_path: Path) -> None:
     assert not cgroups.lab_root(world.name).exists()
     assert not paths(world.name).root.exists()
     assert world.name not in _mounts()
-    assert [pid for pid in processes if Path(f"/proc/{pid}/cgroup").exists() and _alive(pid)] == []
+    assert [pid for pid in pids if Path(f"/proc/{pid}/cgroup").exists() and _alive(pid)] == []
     wait_for(lambda: not links & set(libbpf.ids("link")), "its links gone", 30)
     wait_for(lambda: not programs & set(libbpf.ids("prog")), "its programs gone", 30)
 
