@@ -9,8 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +19,7 @@ from netaccel.cluster.binaries import Binaries
 from netaccel.cluster.controlplane import ControlPlane
 from netaccel.cluster.ports import free_ports
 from netaccel.errors import LabError
+from netaccel.lab.handle import wait_for
 
 SERVICE_ACCOUNT = ("-n", "default", "create", "serviceaccount")
 
@@ -41,17 +40,11 @@ def watch(plane: ControlPlane, version: int) -> str:
     return plane.kubectl("get", f"--raw={path}")
 
 
-def eventually(holds: Callable[[], object], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_a_watch_from_a_compacted_version_ends_with_410(own_control_plane: ControlPlane) -> None:
     version = put(own_control_plane, "first")
     put(own_control_plane, "second")
-    eventually(lambda: '"second"' in watch(own_control_plane, version))  # each is over after a second
+    # Each watch is over after a second.
+    wait_for(lambda: '"second"' in watch(own_control_plane, version), "the second object", 60)
     put(own_control_plane, "third")
     own_control_plane.compact()
     own_control_plane.stop_api_server()
@@ -81,7 +74,7 @@ def test_a_frozen_server_says_nothing_and_goes_on_when_thawed(own_control_plane:
     own_control_plane.freeze_api_server()
     assert not own_control_plane.is_ready()
     own_control_plane.thaw_api_server()
-    eventually(own_control_plane.is_ready)
+    wait_for(own_control_plane.is_ready, "the server", 60)
 
 
 def test_a_token_is_its_accounts_until_it_expires(own_control_plane: ControlPlane) -> None:
@@ -129,7 +122,7 @@ def test_nothing_outlives_a_run_that_is_killed(tmp_path: Path, programs: Binarie
         pids = [int(pid) for pid in run.stdout.readline().split()]
         assert len(pids) == 2
         run.send_signal(signal.SIGKILL)
-    eventually(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids))
+    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in pids), "their end", 60)
 
 
 def test_in_a_namespace_the_same_calls_reach_it(tmp_path: Path, programs: Binaries) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +13,7 @@ from netaccel.cluster import audit
 from netaccel.cluster.arguments import ALL_CONTROLLERS, Options
 from netaccel.cluster.controlplane import ControlPlane
 from netaccel.errors import LabError
-
-
-def eventually(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+from netaccel.lab.handle import wait_for
 
 
 def test_it_is_the_version_that_was_built(kubectl: Callable[..., str]) -> None:
@@ -51,7 +44,8 @@ def test_a_user_has_no_rights_until_bound(
         kubectl("-n", namespace, "get", "pods", user=nobody)
     kubectl("-n", namespace, "create", "rolebinding", "may-see", "--clusterrole=view", f"--group={group}")
     # The authorizer hears of a binding a moment after it was written.
-    eventually(lambda: control_plane.run_kubectl("-n", namespace, "get", "pods", user=nobody).returncode == 0)
+    asked = ("-n", namespace, "get", "pods")
+    wait_for(lambda: control_plane.run_kubectl(*asked, user=nobody).returncode == 0, "the right", 60)
 
 
 def test_the_audit_log_says_who_was_refused_what(
@@ -92,6 +86,5 @@ def test_with_managers_a_deployment_gets_pods_and_the_scheduler_looks_for_nodes(
     plane.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=60s", timeout=90)
     plane.kubectl("create", "deployment", "web", "--image=none", "--replicas=2")
     condition = '{.items[*].status.conditions[?(@.type=="PodScheduled")].message}'
-    eventually(
-        lambda: plane.kubectl("get", "pods", "-o", f"jsonpath={condition}").count("no nodes available") == 2
-    )
+    asked = ("get", "pods", "-o", f"jsonpath={condition}")
+    wait_for(lambda: plane.kubectl(*asked).count("no nodes available") == 2, "both looked at", 60)
