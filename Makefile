@@ -54,13 +54,13 @@ lint: dev-setup bpf
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	clang-format --dry-run --Werror bpf/include/*.h bpf/*/*.c bench/bpf/*.c bench/load/*.c
+	clang-format --dry-run --Werror bpf/include/*.h bpf/*/*.c bench/bpf/*.c bench/load/*.c bench/load/*/*.[ch]
 
 ## make format          put right what lint would say of layout
 format: dev-setup
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
-	clang-format -i bpf/include/*.h bpf/*/*.c bench/bpf/*.c bench/load/*.c
+	clang-format -i bpf/include/*.h bpf/*/*.c bench/bpf/*.c bench/load/*.c bench/load/*/*.[ch]
 
 ## make bpf             compile the BPF programs (seconds)
 bpf:
