@@ -89,7 +89,6 @@ def site(world: World, tmp_path: Path) -> Site:
     return Site(world, tmp_path)
 
 
-@pytest.mark.timeout(1200)
 def test_there_and_back(web: World, site: Site) -> None:
     from_outside, from_pod = outside(web, "web"), inside(web, "web")
     for node in NODES:  # the kernel remembers what has ended for two minutes
@@ -159,8 +158,9 @@ def test_there_and_back(web: World, site: Site) -> None:
         web.kubectl("delete", "-k", str(DEPLOY))
         always.close()
     # kube-proxy may masquerade one of some thousand connections to a port of a flow of ours that lasts: 0012
-    chance = [f for f in new.failures if drained < f.at < forgotten and f.road.startswith("client")][:1]
-    new.failures = [failure for failure in new.failures if failure not in chance]
+    lost = [f for f in new.failures if drained < f.at < forgotten and f.road.startswith("client")]
+    if len(lost) == 1 and "timed out" in lost[0].reason:
+        new.failures.remove(lost[0])
     new.check()
     assert {node: seen(web, node) for node in NODES} == untouched
 
