@@ -48,6 +48,7 @@ SHARED = (
     "test_uninstall",
 )
 ORDER = (*OWN, *SHARED)
+TIMEOUT = 1200  # seconds for a test and the cluster that it may bring up, on a busy machine
 _NAME = re.compile(r"(?:test|deploy)(\d+)[a-z]*")  # of a cluster that a run with this process id made
 
 
@@ -68,6 +69,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, N
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("own" if item.path.stem in OWN else "shared"))
             item.add_marker(pytest.mark.root)
+            item.add_marker(pytest.mark.timeout(TIMEOUT))
     yield
     if all(HERE in item.path.parents for item in items):
         items.sort(key=place)  # stable: within a module as written

@@ -26,7 +26,6 @@ def web(world: World) -> Iterator[World]:
         world.cluster.control.start_api_server()
 
 
-@pytest.mark.timeout(1200)
 def test_a_minute_without_the_api_server(web: World) -> None:
     control = web.cluster.control
     from_outside, from_pod = outside(web, "web"), inside(web, "web")

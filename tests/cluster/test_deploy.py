@@ -88,7 +88,6 @@ def in_pod(cluster: Cluster, *words: str) -> str:
     return cluster.kubectl("-n", "netaccel", "exec", "daemonset/netaccel", "--", *words)
 
 
-@pytest.mark.timeout(1200)
 def test_one_command_installs_it_and_three_leave_nothing_on_any_node(
     cluster: Cluster, site: Path, gone_after: None
 ) -> None:
@@ -110,7 +109,6 @@ def test_one_command_installs_it_and_three_leave_nothing_on_any_node(
     assert "netaccel" not in cluster.kubectl("get", "namespaces,crds,clusterroles", "-o", "name")
 
 
-@pytest.mark.timeout(1200)
 def test_commands_answer_in_the_agents_pod_which_has_three_capabilities(
     cluster: Cluster, site: Path, gone_after: None
 ) -> None:
@@ -127,7 +125,6 @@ def test_commands_answer_in_the_agents_pod_which_has_three_capabilities(
         in_pod(cluster, "touch", "/file")
 
 
-@pytest.mark.timeout(1200)
 def test_a_node_without_a_bpf_file_system_gets_one_of_our_own(
     cluster: Cluster, site: Path, gone_after: None
 ) -> None:
@@ -145,7 +142,6 @@ def test_a_node_without_a_bpf_file_system_gets_one_of_our_own(
         cluster.run("node-2", "mount", "-t", "bpf", "bpf", "/sys/fs/bpf")
 
 
-@pytest.mark.timeout(1200)
 def test_a_setting_that_does_not_exist_is_told_where_people_look(
     cluster: Cluster, site: Path, gone_after: None
 ) -> None:

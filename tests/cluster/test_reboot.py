@@ -24,7 +24,6 @@ def web(world: World) -> World:
     return world
 
 
-@pytest.mark.timeout(1200)
 def test_a_node_is_rebooted(web: World) -> None:
     before = web.status("node-2")
     near = {*outside(web, "near", ["node-1"]), *inside(web, "near")}

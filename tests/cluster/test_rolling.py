@@ -30,7 +30,6 @@ def every_one_has(world: World, node: str, count: int) -> bool:
     return all(len(endpoints) == count for endpoints in world.in_force(node).values())
 
 
-@pytest.mark.timeout(1200)
 def test_a_deployment_is_scaled_up_and_down(web: World) -> None:
     with load(web, *everywhere(web)) as found:
         web.kubectl("scale", "deployment/web", "--replicas=20")
@@ -45,7 +44,6 @@ def test_a_deployment_is_scaled_up_and_down(web: World) -> None:
     assert len(found.servers & everybody) > 15, "the load went to all"
 
 
-@pytest.mark.timeout(1200)
 def test_an_application_is_replaced_pod_by_pod(web: World) -> None:
     before = {one["metadata"]["name"] for one in web.pods("web")}
     with load(web, *everywhere(web)) as found:
@@ -58,7 +56,6 @@ def test_an_application_is_replaced_pod_by_pod(web: World) -> None:
     assert found.servers >= before | after
 
 
-@pytest.mark.timeout(1200)
 def test_netaccel_is_restarted_on_every_node(web: World) -> None:
     from_outside, from_pod = outside(web, "web"), inside(web, "web")
     pids = {node: web.status(node)["pid"] for node in NODES}

@@ -7,7 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-import pytest
 from load import inside, outside
 from objects import deployment, service
 from world import NODES, World, wait_for
@@ -21,7 +20,6 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 NODEVIEW = Path(__file__).with_name("nodeview.py")
 
 
-@pytest.mark.timeout(1200)
 def test_three_lines_leave_nothing(world: World) -> None:
     world.apply(deployment("web", 2), service("web"))
     world.rolled_out("deployment/web")
