@@ -18,6 +18,7 @@ from netaccel.datapath import libbpf, netlink
 from netaccel.datapath.abi import Abi
 from netaccel.datapath.btf import Btf
 from netaccel.datapath.kernelbtf import KERNEL
+from netaccel.errors import DatapathError
 from tests.kernels import needs
 
 pytestmark = [
@@ -187,3 +188,10 @@ def test_a_socket_that_closes_under_the_walk_hides_no_other(
         monkeypatch.setattr(libbpf, "map_next_key", closing)
         assert world.programs.members() >= ends.keys()
         assert len(ends) == 7
+
+
+def test_a_walk_without_an_end_is_given_up(lo: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    with paired(accel_map=16) as world:
+        monkeypatch.setattr(libbpf, "map_next_key", lambda *_: bytes(8))
+        with pytest.raises(DatapathError, match="faster than it can be read"):
+            world.programs.members()
